@@ -40,7 +40,7 @@ def unit_codes(
     if (codes<0).any(): raise ValueError(f"{col} is missing at row {int((codes<0).argmax())}")
     return codes
 
-# %% ../nbs/00a_folds.ipynb #7c488886
+# %% ../nbs/00a_folds.ipynb #944c671b
 def assign(
     df:pd.DataFrame,  # One row an image
     labels:list,      # Names of the 0/1 columns to balance; [] balances sizes alone
@@ -62,10 +62,10 @@ def assign(
         part[u] = k = ((v[u]-2*need)@v[u]/s).argmin()
         need[k] -= v[u]
     if len(empty := np.setdiff1d(np.arange(len(s)), part)):
-        raise ValueError(f"Part {empty.tolist()} of shares {shares} stays empty: too few {by}s ({n_units})")
+        raise ValueError(f"Part {empty.tolist()} of shares {shares} stays empty: too few {by}s ({n_units}), or too uneven ones")
     return part[code]
 
-# %% ../nbs/00a_folds.ipynb #26c6718e
+# %% ../nbs/00a_folds.ipynb #c08bf6fc
 def kfold(
     df:pd.DataFrame,  # One row an image, with `patient_id` and the labels
     labels:list,      # Names of the 0/1 columns to balance
@@ -77,7 +77,8 @@ def kfold(
     if n_splits < 2: raise ValueError(f"n_splits={n_splits}; two or more are wanted")
     if by == 'patient': return assign(df, labels, [1/n_splits]*n_splits, by, seed)
     if by != 'image': raise ValueError(f"by={by!r}; 'patient' or 'image' is wanted")
-    if len(df) < n_splits or not len(labels): raise ValueError(f"{len(df)} images with {len(labels)} labels cannot be stratified into {n_splits} folds")
+    if len(df) < n_splits or not len(labels):
+        raise ValueError(f"{len(df)} images with {len(labels)} labels cannot be stratified into {n_splits} folds")
     y, fold = label_matrix(df, labels), np.empty(len(df), int)
     for k,(_,valid) in enumerate(MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y)): fold[valid] = k
     return fold
@@ -105,14 +106,14 @@ def leakage(
     for name,keys in units.items(): out[name] = (fold.groupby(keys).transform('nunique')>1).groupby(fold).mean()
     return out
 
-# %% ../nbs/00a_folds.ipynb #23006367
+# %% ../nbs/00a_folds.ipynb #2d3200b5
 def fold_report(
     df:pd.DataFrame, # One row an image, with `patient_id` and the labels
     labels:list,     # Names of the 0/1 columns
     folds,           # Fold (or split) of each row
     shares=None,     # Wanted share of each fold, a dict by fold; equal shares if None
     enough:int=200   # Labels with fewer positives are not held to the band
-) -> pd.DataFrame:   # One row a label and one for all images: positives, percent in each fold, worst distance in points, note
+) -> pd.DataFrame:   # One row a label and one for all images: percent in each fold, worst distance in points, note, n positives
     "Share of each label's positives in each fold, with a note where one leaves ±5 % of its share, and why"
     y = pd.DataFrame(np.c_[label_matrix(df, labels), np.ones(len(df), int)], columns=[*labels,'all images'])
     if len(folds) != len(df): raise ValueError(f"{len(folds)} fold numbers for {len(df)} rows")
@@ -124,4 +125,5 @@ def fold_report(
         if (off.loc[l] <= .05*want+1e-12).all(): return ''
         return f'one patient holds {heaviest[l]/n[l]:.0%}' if heaviest[l]/n[l] > 1.05*want.max() else 'outside the band'
     percent = 100*count.div(n.where(n>0), axis=0)
-    return percent.assign(worst=100*off.max(axis=1), note=[note(l) for l in n.index]).pipe(lambda d: d.set_axis(d.columns.map(str), axis=1)).assign(n=n)
+    percent.columns = percent.columns.map(str)
+    return percent.assign(worst=100*off.max(axis=1), note=[note(l) for l in n.index], n=n)

@@ -1,0 +1,33 @@
+# The few commands a person types. `make train` and `make test` work on a fresh machine with git, make and Python 3.11 to 3.13.
+PYTHON ?= python3
+BIN := .venv/bin
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
+.PHONY: train test test-kill clean-notebooks export readme lock
+
+train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
+	@mkdir -p runs
+	$(BIN)/papermill --log-output --no-progress-bar nbs/05_train.ipynb runs/train.ipynb
+
+test: .venv/ready  ## every notebook's lessons, the command line, and the state of the repository
+	$(BIN)/nbdev_test --n-workers 2
+	$(BIN)/pytest
+
+test-kill: .venv/ready  ## kill -9 at ten random moments of caching and training, resumed each time
+	$(BIN)/python tests/kill.py
+
+export: .venv/ready  ## notebooks to modules, clean notebooks, README
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python tests/readme.py
+
+lock: .venv/ready  ## every version with its hashes, for Linux and Python 3.11 to 3.13
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml -o requirements.lock
+
+.venv/ready: requirements.lock settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is wanted, {v[0]}.{v[1]} found; say PYTHON=/path/to/python")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@

@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
-.PHONY: train test test-kill clean-notebooks export readme lock
+.PHONY: train test test-kill compare-nih export lock
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
-	$(BIN)/papermill --log-output --no-progress-bar nbs/05_train.ipynb runs/train.ipynb
+	$(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/05_train.ipynb runs/train.ipynb
 
 test: .venv/ready  ## every notebook's lessons, the command line, and the state of the repository
 	$(BIN)/nbdev_test --n-workers 2
@@ -31,3 +31,6 @@ lock: .venv/ready  ## every version with its hashes, for Linux and Python 3.11 t
 	$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
+
+compare-nih: .venv/ready  ## ImageNet weights against scratch on real radiographs: make compare-nih ROOT=/data/nih
+	$(BIN)/python tests/nih.py $(ROOT)

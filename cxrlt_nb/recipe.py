@@ -8,9 +8,9 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/recipe.html.md"""
 __all__ = ['SCALES', 'TWINS', 'pick_scale', 'spend', 'spend_held_out', 'take_patients', 'choose_rows', 'check_parameters',
            'resolve']
 
-# %% ../nbs/04d_recipe.ipynb #91fff61d
+# %% ../nbs/04d_recipe.ipynb #496fb236
 import difflib
-from types import GenericAlias, UnionType
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -94,13 +94,13 @@ def choose_rows(
     most = dict(train=n, validation=seen, **{s: seen and max(1, seen*len(parts[s])//whole) for s in ('development', 'test')})
     return {s: r[take_patients(patient[r], most[s], split_seed)] for s, r in parts.items()}, epochs
 
-# %% ../nbs/04d_recipe.ipynb #9877ed0d
+# %% ../nbs/04d_recipe.ipynb #6bc2b285
 def _fits(
     value, # What was given
-    kind, # An annotation: a type, or a union like `int|None`
+    kind:Any, # An annotation: a type, or a union like `Optional[int]`
 ) -> bool:
     "Whether `value` may stand where `kind` is wanted; an integer may stand for a float, a bool not for an int"
-    kinds = kind.__args__ if isinstance(kind, (UnionType, GenericAlias)) else (kind,)
+    kinds = get_args(kind) or (kind,)
     return type(value) in kinds or (type(value) is int and float in kinds)
 
 def check_parameters(
@@ -113,7 +113,7 @@ def check_parameters(
         if k not in kinds:
             near = difflib.get_close_matches(k, kinds, 1)
             raise ValueError(f'unknown parameter {k!r}' + (f'; did you mean {near[0]!r}?' if near else f'; known are {", ".join(kinds)}'))
-        if not _fits(given[k], kinds[k]): raise TypeError(f'parameter {k!r} is {given[k]!r}; {getattr(kinds[k], "__name__", kinds[k])} is wanted')
+        if not _fits(given[k], kinds[k]): raise TypeError(f'parameter {k!r} is {given[k]!r}; {" or ".join("nothing" if o is type(None) else o.__name__ for o in get_args(kinds[k]) or [kinds[k]])} is wanted')
     return {k: float(given[k]) if kinds[k] is float else given[k] for k in kinds}
 
 # %% ../nbs/04d_recipe.ipynb #6fefc143

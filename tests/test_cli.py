@@ -56,7 +56,7 @@ def test_same_seed_same_numbers(home, tmp_path):
 
 @pytest.mark.parametrize('args, said', [
     (['sise', 40], "unknown parameter 'sise'; did you mean 'size'?"),
-    (['size', 'large'], "parameter 'size' is 'large'; int | None is wanted"),
+    (['size', 'large'], "parameter 'size' is 'large'; int or nothing is wanted"),
     (['fold', 7], 'the folds are 0 to 4'),
     (['arch', 'efficientnet_v2s'], "arch='efficientnet_v2s' is not among"),
     (['weights', 'nowhere.safetensors'], 'nor a file that exists'),

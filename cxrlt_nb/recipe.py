@@ -33,7 +33,7 @@ def pick_scale(
     if scale not in ('auto', *SCALES): raise ValueError(f'unknown scale {scale!r}; known are auto, {", ".join(SCALES)}')
     return ('paper' if torch.cuda.is_available() else 'demo') if scale == 'auto' else scale
 
-# %% ../nbs/04d_recipe.ipynb #b92b5c9e
+# %% ../nbs/04d_recipe.ipynb #885728d5
 def spend(
     budget:float|None, # Pixels of training images to pass through the network; none is no limit
     size:int, # Side of an image in pixels
@@ -53,8 +53,8 @@ def spend_held_out(
     size:int, # Side of an image in pixels
     most:int=4200, # The most images that are needed for a verdict
 ) -> int|None: # Images of the development and the test split together; none is all
-    "How many held-out images to look at: each goes through the network once, and forward only"
-    return min(most, int(budget/size**2)) if budget else None
+    "How many held-out images to look at: half the budget, for they go through the network before and after training, and forward only"
+    return min(most, int(budget/2/size**2)) if budget else None
 
 # %% ../nbs/04d_recipe.ipynb #76e1ddaf
 def take_patients(

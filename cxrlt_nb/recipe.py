@@ -116,7 +116,7 @@ def check_parameters(
         if not _fits(given[k], kinds[k]): raise TypeError(f'parameter {k!r} is {given[k]!r}; {" or ".join("nothing" if o is type(None) else o.__name__ for o in get_args(kinds[k]) or [kinds[k]])} is wanted')
     return {k: float(given[k]) if kinds[k] is float else given[k] for k in kinds}
 
-# %% ../nbs/04d_recipe.ipynb #6fefc143
+# %% ../nbs/04d_recipe.ipynb #d134fccb
 def _at_least(low): return (lambda v: v >= low), f'{low} or more'
 def _share(): return (lambda v: 0 <= v <= 1), 'a number from 0 to 1'
 def _one_of(*words): return (lambda v: v in words), f'one of {", ".join(words)}'
@@ -132,6 +132,7 @@ def resolve(
     "Fill what was left open from the run's scale; `ValueError` for a value out of range"
     scale = pick_scale(given['scale'])
     p = {k: SCALES[scale].get(k) if v is None else v for k, v in given.items()} | dict(scale=scale, budget=SCALES[scale]['budget'])
+    if scale == 'demo' and 'bs' in given and given['bs'] is None and p['size'] > 256: p['bs'] = 8 # few images still make many steps, and fit a laptop's memory
     if 'precision' in p: p['precision'] = p['precision'] or ('bf16' if torch.cuda.is_available() else 'fp32')
     for k, (ok, wanted) in _LIMITS.items():
         if p.get(k) is not None and not ok(p[k]): raise ValueError(f'parameter {k!r} is {p[k]!r}; {wanted} is wanted')

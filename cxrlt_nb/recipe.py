@@ -116,7 +116,7 @@ def check_parameters(
         if not _fits(given[k], kinds[k]): raise TypeError(f'parameter {k!r} is {given[k]!r}; {" or ".join("nothing" if o is type(None) else o.__name__ for o in get_args(kinds[k]) or [kinds[k]])} is wanted')
     return {k: float(given[k]) if kinds[k] is float else given[k] for k in kinds}
 
-# %% ../nbs/04d_recipe.ipynb #d134fccb
+# %% ../nbs/04d_recipe.ipynb #09844955
 def _at_least(low): return (lambda v: v >= low), f'{low} or more'
 def _share(): return (lambda v: 0 <= v <= 1), 'a number from 0 to 1'
 def _one_of(*words): return (lambda v: v in words), f'one of {", ".join(words)}'
@@ -136,5 +136,6 @@ def resolve(
     if 'precision' in p: p['precision'] = p['precision'] or ('bf16' if torch.cuda.is_available() else 'fp32')
     for k, (ok, wanted) in _LIMITS.items():
         if p.get(k) is not None and not ok(p[k]): raise ValueError(f'parameter {k!r} is {p[k]!r}; {wanted} is wanted')
+    if p.get('data') in ('nih', 'cxrlt') and not p.get('root'): raise ValueError(f"parameter 'root' is empty; with data={p['data']} it is the folder of the release")
     if 'fold' in p and p['fold'] >= p['n_folds']: raise ValueError(f"parameter 'fold' is {p['fold']}; with n_folds={p['n_folds']} the folds are 0 to {p['n_folds']-1}")
     return p

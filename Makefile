@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
-.PHONY: train test test-kill compare-nih export lock
+.PHONY: train test test-kill compare-nih ensemble-report leakage-study export lock
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
@@ -34,3 +34,9 @@ lock: .venv/ready  ## every version with its hashes, for Linux and Python 3.11 t
 
 compare-nih: .venv/ready  ## ImageNet weights against scratch on real radiographs: make compare-nih ROOT=/data/nih
 	$(BIN)/python tests/nih.py $(ROOT)
+
+ensemble-report: .venv/ready  ## folds, TTA, fold mean, blend and study mean from saved predictions: make ensemble-report RUNS="runs/a runs/b …"
+	$(BIN)/python tests/folds_report.py $(RUNS)
+
+leakage-study: .venv/ready  ## what folds that share patients do to a measured mAP: ten small runs, about ten minutes
+	$(BIN)/python tests/leakage_study.py

@@ -59,7 +59,7 @@ def main():
         failed = passed = 0
         for k in range(KILLS):
             shutil.rmtree(home/'data/cache', ignore_errors=True)
-            out, after = tmp/f'run{k}', rng.uniform(.3, .95)*usual
+            out, after = tmp/f'run{k}', rng.uniform(.4, .95)*usual
             p = start(home, out)
             time.sleep(after)
             done = p.poll() is not None

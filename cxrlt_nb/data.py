@@ -25,7 +25,7 @@ from fasttransform import Transform
 
 from .cache import CachedImages
 
-# %% ../nbs/02a_data.ipynb #8dcb71f7
+# %% ../nbs/02a_data.ipynb #de62e9e1
 class Radiograph(TensorImageBW):
     "A gray radiograph `(1,S,S)` or a batch of them; shown with air dark and bone bright"
     _show_args = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
@@ -50,7 +50,7 @@ class ReadTargets(Transform):
         labels:Sequence[str], # Names of the C labels
     ): self.targets, self.labels = torch.tensor(np.array(targets, np.float32)), list(labels)
     def encodes(self, rows): return TensorMultiCategory(self.targets[rows])
-    def decodes(self, y:TensorMultiCategory): return Findings([o for o, v in zip(self.labels, y) if v > .5])
+    def decodes(self, y:TensorMultiCategory): return Findings([o for o, v in zip(self.labels, y) if v > 0])
 
 # %% ../nbs/02a_data.ipynb #f5776972
 def RadiographBlock(

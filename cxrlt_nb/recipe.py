@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/recipe.html.md"""
 __all__ = ['SCALES', 'TWINS', 'pick_scale', 'spend', 'spend_held_out', 'take_patients', 'choose_rows', 'check_parameters',
            'resolve']
 
-# %% ../nbs/04d_recipe.ipynb #496fb236
+# %% ../nbs/04d_recipe.ipynb #bf350bd7
 import difflib
 from typing import Any, get_args
 
@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 
 from .folds import kfold
+from .policy import MIXERS, PRESETS, make_policy
 
-# %% ../nbs/04d_recipe.ipynb #e0d88651
+# %% ../nbs/04d_recipe.ipynb #18783c3a
 #: What a parameter that was not given becomes. `budget`: pixels of training images that a run may pass through the network.
 SCALES = dict(
-    paper=dict(arch='tf_efficientnetv2_s', weights='pretrained', size=224, epochs=20, lr=1e-4, schedule='constant', bs=32, budget=None),
-    demo=dict(arch='test_efficientnet', weights='scratch', size=64, epochs=20, lr=3e-3, schedule='one_cycle', bs=32, budget=5e8))
+    paper=dict(arch='tf_efficientnetv2_s', weights='pretrained', size=224, epochs=20, lr=1e-4, schedule='constant', bs=32, augment='paper', budget=None),
+    demo=dict(arch='test_efficientnet', weights='scratch', size=64, epochs=20, lr=3e-3, schedule='one_cycle', bs=32, augment='basic', budget=5e8))
 #: The toy twin of each of the paper's backbones: the same family, some 0.3 M parameters.
 TWINS = dict(tf_efficientnetv2_s='test_efficientnet', convnext_tiny='test_convnext', convnext_small='test_convnext2')
 
@@ -116,7 +117,7 @@ def check_parameters(
         if not _fits(given[k], kinds[k]): raise TypeError(f'parameter {k!r} is {given[k]!r}; {" or ".join("nothing" if o is type(None) else o.__name__ for o in get_args(kinds[k]) or [kinds[k]])} is wanted')
     return {k: float(given[k]) if kinds[k] is float else given[k] for k in kinds}
 
-# %% ../nbs/04d_recipe.ipynb #09844955
+# %% ../nbs/04d_recipe.ipynb #6731ec1a
 def _at_least(low): return (lambda v: v >= low), f'{low} or more'
 def _share(): return (lambda v: 0 <= v <= 1), 'a number from 0 to 1'
 def _one_of(*words): return (lambda v: v in words), f'one of {", ".join(words)}'
@@ -124,7 +125,8 @@ def _one_of(*words): return (lambda v: v in words), f'one of {", ".join(words)}'
 _LIMITS = dict(size=_at_least(16), epochs=_at_least(0), bs=_at_least(2), images=_at_least(1), held_out=_at_least(1), n_folds=_at_least(2), fold=_at_least(0),
     seed=_at_least(0), lr=((lambda v: v > 0), 'more than 0'), wd=_at_least(0), body_lr=_at_least(0), drop_rate=_share(), label_smoothing=_share(), alpha=_share(),
     gamma=_at_least(0), difficulty=_share(), label_noise=_share(), threads=_at_least(1), num_workers=_at_least(0), schedule=_one_of('constant', 'one_cycle'),
-    precision=_one_of('fp32', 'bf16'), fold_by=_one_of('patient', 'image'), loss=_one_of('focal', 'bce', 'asl'), resize=_one_of('squish', 'pad', 'crop'))
+    precision=_one_of('fp32', 'bf16'), fold_by=_one_of('patient', 'image'), loss=_one_of('focal', 'bce', 'asl'), resize=_one_of('squish', 'pad', 'crop'),
+    label_rule=_one_of('clip', 'mean', 'area'), no_finding=_one_of('keep', 'resolve'))
 
 def resolve(
     given:dict, # From `check_parameters`
@@ -134,8 +136,10 @@ def resolve(
     p = {k: SCALES[scale].get(k) if v is None else v for k, v in given.items()} | dict(scale=scale, budget=SCALES[scale]['budget'])
     if scale == 'demo' and 'bs' in given and given['bs'] is None and p['size'] > 256: p['bs'] = 8 # few images still make many steps, and fit a laptop's memory
     if 'precision' in p: p['precision'] = p['precision'] or ('bf16' if torch.cuda.is_available() else 'fp32')
+    if 'augment' in p: p |= make_policy(p['augment'], **{k: p[k] for k in PRESETS['none']})
     for k, (ok, wanted) in _LIMITS.items():
         if p.get(k) is not None and not ok(p[k]): raise ValueError(f'parameter {k!r} is {p[k]!r}; {wanted} is wanted')
     if p.get('data') in ('nih', 'cxrlt') and not p.get('root'): raise ValueError(f"parameter 'root' is empty; with data={p['data']} it is the folder of the release")
     if 'fold' in p and p['fold'] >= p['n_folds']: raise ValueError(f"parameter 'fold' is {p['fold']}; with n_folds={p['n_folds']} the folds are 0 to {p['n_folds']-1}")
+    if any(p.get(k) for k in MIXERS) and p['bs'] < 4: raise ValueError(f"parameter 'bs' is {p['bs']}; a mosaic is made of four images of a batch")
     return p

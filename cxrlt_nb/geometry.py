@@ -43,7 +43,9 @@ def sample_grid(
         torch.add((m[:, k, 0, None]*x*(2/n))[:, None], (m[:, k, 1, None]*y*(2/n))[:, :, None], out=grid[..., k])
     return F.grid_sample(xb.float(), grid, align_corners=False)
 
-# %% ../nbs/02b_geometry.ipynb #7b1e7009
+# %% ../nbs/02b_geometry.ipynb #b99b93e5
+numba.config.THREADING_LAYER = 'workqueue' # its OpenMP layer would set torch's number of threads
+
 @njit(inline='always', fastmath=True, error_model='numpy')
 def _within(start, step, n):
     "First and last k for which 0 <= start + step·k < n-1, as floats"

@@ -8,9 +8,10 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/intervals.html.md"""
 __all__ = ['LANES', 'METRICS', 'ranking', 'walk', 'draws', 'replicates', 'by_label', 'bootstrap', 'label_intervals',
            'plot_labels', 'compare', 'guessing_level', 'beats_guessing']
 
-# %% ../nbs/04b_intervals.ipynb #fe000329
+# %% ../nbs/04b_intervals.ipynb #545742b2
 import numpy as np, pandas as pd
 from fastcore.basics import AttrDict
+import numba
 from numba import njit, prange
 from .metrics import auc, average_precision, checked, f1, per_label
 
@@ -29,7 +30,8 @@ def ranking(
     last[:,:-1] = s[:,1:] != s[:,:-1]
     return AttrDict(row=row, y=y.astype(bool), last=last, cut=cut, names=names)
 
-# %% ../nbs/04b_intervals.ipynb #cda8ceb8
+# %% ../nbs/04b_intervals.ipynb #5fb5ae08
+numba.config.THREADING_LAYER = 'workqueue' # its OpenMP layer would set the number of threads of everybody else's OpenMP, torch's too
 LANES = 16   # replicates walked side by side
 
 @njit(parallel=True, cache=True)

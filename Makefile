@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
-.PHONY: train test test-kill compare-nih ensemble-report leakage-study export lock
+.PHONY: train test test-kill test-study study-extended compare-nih ensemble-report leakage-study export lock
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
@@ -15,6 +15,18 @@ test: .venv/ready  ## every notebook's lessons, the command line, and the state 
 
 test-kill: .venv/ready  ## kill -9 at ten random moments of caching and training, resumed each time
 	$(BIN)/python tests/kill.py
+
+# make study-extended GROUP=loss JOBS=2: GROUP is a group or a configuration of nbs/07_ablation.ipynb; SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once: by default one a GPU, or one
+GROUP ?= all
+SCALE ?= auto
+comma := ,
+DEVICES ?= $(or $(CUDA_VISIBLE_DEVICES),$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,))
+JOBS ?= $(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1)
+study-extended: .venv/ready  ## what the paper leaves out: augmentation, label rules, losses, folds, each three times and with intervals
+	$(BIN)/snakemake --profile profiles/local --cores $(JOBS) $(if $(DRY),--dry-run) --config asked='$(GROUP)' scale='$(SCALE)' set='$(SET)' $(if $(DEVICES),devices='$(DEVICES)')
+
+test-study: .venv/ready  ## the study's graph at a tiny scale: killed and resumed, a failing training, two pretended GPUs
+	$(BIN)/python tests/study.py
 
 export: .venv/ready  ## notebooks to modules, clean notebooks, README
 	$(BIN)/nbdev-export

@@ -4,7 +4,6 @@ From saved predictions alone (those of the mirror are made where they are missin
 a split that no model has seen: each fold, TTA, the mean of the folds, the blend, the study mean; each with mAP, mAUC, mF1, a 95 % interval over
 patients, and the paired difference to the line above. `--synthetic-full-size` does the same on simulated predictions as large as CXR-LT 2023.
 """
-import json
 import resource
 import time
 import warnings
@@ -18,23 +17,12 @@ from fastcore.script import call_parse
 from scipy.stats import norm
 
 from cxrlt_nb import ensemble, intervals, metrics, predict
+from cxrlt_nb.contrasts import write_result
 from cxrlt_nb.table import TRAIN_IMAGES, TRAIN_POSITIVES
 
 NAMES = dict(map='mAP', mauc='mAUC', mf1='mF1')
 #: Parameters in which the runs of one configuration may differ: the fold, and what concerns the machine.
 FREE = ['fold', 'out', 'root', 'threads', 'num_workers', 'images', 'held_out']
-
-
-def write_result(path, table, runs, **said):
-    "A committed figure's numbers, below a head that says what made them: data, preset, seeds, commits, versions and machine of `runs`"
-    every = lambda get: sorted({str(get(r)) for r in runs})
-    e, p = runs[0].record['environment'], runs[0].p
-    if len(data := every(lambda r: r.record['data']['fingerprint'])) > 1: raise ValueError(f'{path.name}: runs on different tables, {data}')
-    head = dict(data=f"{runs[0].record['data']['source']}, fingerprint {data[0]}", preset={k: p[k] for k in ('arch', 'size', 'epochs', 'lr', 'schedule', 'loss', 'n_folds', 'seed', 'split_seed')},
-                images=every(lambda r: r.p.images), **said, **{k: every(lambda r: r.record['environment'][k]) for k in ('commit', 'code')},
-                **{k: e[k] for k in ('python', 'platform', 'cpu_cores', 'versions')}, finished=max(r.record['finished'] for r in runs))
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(''.join(f'# {k}: {json.dumps(v)}\n' for k, v in head.items()) + table.round(5).to_csv(index=False))
 
 
 def configurations(runs):

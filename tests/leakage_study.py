@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from folds_report import write_result
 
 from cxrlt_nb import ensemble, folds, intervals, predict, runs
+from cxrlt_nb.contrasts import write_result
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 PRESET = dict(data='phantom', scale='demo', images=1500, epochs=8, threads=1)

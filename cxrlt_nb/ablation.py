@@ -6,8 +6,8 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/ablation.html.md"""
 
 # %% auto #0
 __all__ = ['TABLE2', 'STUDIES', 'SEEDS', 'ADVANCED', 'ADVANCED_SHARE', 'EXTENDED', 'GROUPS', 'K', 'Row', 'Scale', 'study_scale',
-           'settings', 'Configuration', 'changes', 'configurations', 'row_trainings', 'configuration_trainings',
-           'trainings']
+           'settings', 'Configuration', 'changes', 'baselines', 'configurations', 'row_trainings',
+           'configuration_trainings', 'trainings']
 
 # %% ../nbs/07_ablation.ipynb #c38f08be
 import ast
@@ -110,15 +110,15 @@ SEEDS = (0, 1, 2)
 ADVANCED, ADVANCED_SHARE = ('cutout', 'mixup', 'cutmix', 'mosaic_crop', 'mosaic_resize'), .5
 _MOSAICS = ('basic', 'basic+mosaic_crop', 'basic+mosaic_resize')
 
-# %% ../nbs/07_ablation.ipynb #c22654b3
+# %% ../nbs/07_ablation.ipynb #2d584ec1
 #: The extended part, by name.
 EXTENDED = {
     'basic': Configuration('augmentation', None, dict(augment='basic')),
     'none': Configuration('augmentation', 'basic', dict(augment='none')),
     **{f'basic+{o}': Configuration('augmentation', 'basic', {o: ADVANCED_SHARE}) for o in ADVANCED},
-    'mean_label': Configuration('label_rule', 'basic+mosaic_resize', dict(label_rule='mean')),
-    'area_label': Configuration('label_rule', 'basic+mosaic_resize', dict(label_rule='area')),
-    'no_finding_resolved': Configuration('label_rule', 'basic+mosaic_resize', dict(no_finding='resolve')),
+    'mean_label': Configuration('augmentation', 'basic+mosaic_resize', dict(label_rule='mean')),
+    'area_label': Configuration('augmentation', 'basic+mosaic_resize', dict(label_rule='area')),
+    'no_finding_resolved': Configuration('augmentation', 'basic+mosaic_resize', dict(no_finding='resolve')),
     'bce': Configuration('loss', 'basic', dict(loss='bce')),
     'focal_unbalanced': Configuration('loss', 'basic', dict(balance=False)),
     'focal_unsmoothed': Configuration('loss', 'basic', dict(label_smoothing=0.)),
@@ -130,7 +130,7 @@ EXTENDED = {
 #: The groups of the extended part, in order.
 GROUPS = tuple(dict.fromkeys(c.group for c in EXTENDED.values()))
 
-# %% ../nbs/07_ablation.ipynb #36d72507
+# %% ../nbs/07_ablation.ipynb #8ce804cb
 def changes(
     name:str, # Of a configuration that is trained
 ) -> dict: # Parameters of the training notebook
@@ -138,6 +138,13 @@ def changes(
     c = EXTENDED[name]
     if c.how: raise ValueError(f'{name!r} trains nothing: it is the {c.how} of {", ".join(c.members)}')
     return (changes(c.base) if c.base else {}) | c.change
+
+def baselines(
+    name:str, # Of a configuration
+) -> list[str]: # Nearest first
+    "What a configuration is compared with: its baseline, that one's baseline, and so on to the first"
+    base = EXTENDED[name].base
+    return [base, *baselines(base)] if base else []
 
 def configurations(
     asked:str, # A group, a configuration, or "all"
@@ -148,7 +155,7 @@ def configurations(
         known = ['all', *GROUPS, *EXTENDED]
         near = difflib.get_close_matches(asked, known, 1)
         raise ValueError(f'unknown group or configuration {asked!r}; ' + (f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}'))
-    return [k for k in EXTENDED if k in names or k in {EXTENDED[o].base for o in names}]
+    return [k for k in EXTENDED if k in names or any(k in baselines(o) for o in names)]
 
 # %% ../nbs/07_ablation.ipynb #b1c22a12
 K = 5   # folds (§3.5.1)

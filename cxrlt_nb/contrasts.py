@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/contrasts.html.md"""
 __all__ = ['HELD_OUT', 'SHARED', 'COLUMNS', 'open_results', 'saved', 'predictions', 'check_comparable', 'contrast_table',
            'write_result', 'read_result', 'write_contrasts', 'plot_contrasts']
 
-# %% ../nbs/07c_contrasts.ipynb #aa8bc6a9
+# %% ../nbs/07c_contrasts.ipynb #dfccee6b
 import json
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 from fastcore.basics import AttrDict
 from matplotlib import pyplot as plt
 
-from .ablation import EXTENDED, SEEDS, configurations
+from .ablation import EXTENDED, SEEDS, baselines, configurations
 from .ensemble import blend_weights, mean_ensemble, study_mean
 from .intervals import by_label, replicates
 from .metrics import tiers
@@ -103,7 +103,7 @@ def _interval(
     "The middle 95 % of the replicates"
     return {f'{prefix}{k}': v for k, v in zip(('low', 'high'), np.quantile(x, [.025, .975]))}
 
-# %% ../nbs/07c_contrasts.ipynb #0f4b1772
+# %% ../nbs/07c_contrasts.ipynb #9d9ef7c8
 #: What the table says of a configuration and a tier of labels: its mAP, the difference to its baseline, and what they rest on.
 COLUMNS = ['configuration', 'baseline', 'labels', 'n_labels', 'value', 'low', 'high', 'seed_low', 'seed_high', 'difference', 'diff_low', 'diff_high', 'other_side',
            'diff_seed_low', 'diff_seed_high', 'seeds', 'images', 'patients', 'images_per_s']
@@ -113,8 +113,8 @@ def contrast_table(
     opened:dict, # Runs of `open_results` by (configuration, seed)
     df:pd.DataFrame, # Study table, indexed by image id
     n:int=1000, # Replicates
-) -> pd.DataFrame: # A row for each configuration and tier of labels
-    "Held-out mAP of each configuration, and its paired difference to its baseline where that is among `names`"
+) -> pd.DataFrame: # A row for each configuration, each of its `baselines`, and tier of labels
+    "Held-out mAP of each configuration, and its paired difference to each baseline that is among `names`"
     check_comparable(opened)
     first = next(iter(opened.values()))
     y = df.loc[saved(first, *HELD_OUT).index, first.labels].astype(int)
@@ -122,13 +122,13 @@ def contrast_table(
     tier = tiers(list(y)) if set(y) <= set(TRAIN_POSITIVES) else pd.Series('all', list(y))
     parts = {'all': list(y)} | {t: list(y.columns[tier.loc[list(y)] == t]) for t in ('head', 'medium', 'tail') if (tier == t).any()}
     done, rows = {k: _scored(k, opened, df, y, n) for k in names}, []
-    for k in names:
-        c, (values, reps), rates = EXTENDED[k], done[k], [r.record['images_per_s'] for (o, _), r in opened.items() if o == k]
+    for k, base in ((k, b) for k in names for b in baselines(k) or [None]):
+        (values, reps), rates = done[k], [r.record['images_per_s'] for (o, _), r in opened.items() if o == k]
         for t, labels in parts.items():
             v, x = values[labels].mean(axis=1), reps[labels].mean(axis=1)
-            row = dict(configuration=k, baseline=c.base, labels=t, n_labels=len(labels), value=v.mean(), **_interval(x), seed_low=v.min(), seed_high=v.max())
-            if c.base in done:
-                d, r = v-done[c.base][0][labels].mean(axis=1), x-done[c.base][1][labels].mean(axis=1)
+            row = dict(configuration=k, baseline=base, labels=t, n_labels=len(labels), value=v.mean(), **_interval(x), seed_low=v.min(), seed_high=v.max())
+            if base in done:
+                d, r = v-done[base][0][labels].mean(axis=1), x-done[base][1][labels].mean(axis=1)
                 row |= dict(difference=d.mean(), **_interval(r, 'diff_'), other_side=(r*np.sign(d.mean()) <= 0).mean(), diff_seed_low=d.min(), diff_seed_high=d.max())
             rows.append(row | dict(seeds=len(v), images=len(y), patients=df.patient_id.loc[y.index].nunique(), images_per_s=np.median(rates) if rates else np.nan))
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
@@ -176,20 +176,20 @@ def write_contrasts(
     write_result(path, t, list(opened.values()), made_by=f'make study-extended GROUP={asked}', interval=f'95 %, {n} replicates over patients, seed 0')
     return t
 
-# %% ../nbs/07c_contrasts.ipynb #b8773803
+# %% ../nbs/07c_contrasts.ipynb #87005010
 def plot_contrasts(
     table:pd.DataFrame, # From `contrast_table`
     labels:str='all', # "all", "head", "medium" or "tail"
     ax=None, # Axes to draw on
 ): # The axes
-    "Forest plot of the differences to the baseline: 95 % interval over patients, and each seed's range as a thin line"
+    "Forest plot of the differences to the baseline: 95 % interval over patients, and the lowest and highest seed's"
     t = table[(table.labels == labels) & table.difference.notna()]
     if not len(t): raise ValueError(f'no difference over {labels!r} labels in this table; it has {", ".join(table.labels.unique())}')
     if ax is None: ax = plt.subplots(figsize=(5.5, .32*len(t)+.9), layout='constrained')[1]
     names = [f'{k} − {b}' for k, b in zip(t.configuration, t.baseline)]
-    ax.hlines(names, t.diff_seed_low, t.diff_seed_high, lw=1, color='0.7', label='three seeds' if (t.seeds == 3).all() else 'seeds')
-    ax.hlines(names, t.diff_low, t.diff_high, lw=3, label='95 % interval over patients')
+    ax.hlines(names, t.diff_low, t.diff_high, lw=2, label='95 % interval over patients')
     ax.plot(t.difference, names, 'ko', ms=4)
+    for k, x in enumerate((t.diff_seed_low, t.diff_seed_high)): ax.plot(x, names, 'C3|', ms=9, label=None if k else 'lowest and highest seed')
     ax.axvline(0, color='k', lw=.6)
     ax.invert_yaxis(); ax.margins(y=.15)
     ax.set_xlabel(f'difference in mAP, {labels} labels')

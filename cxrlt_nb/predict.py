@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/predict.html.md"""
 __all__ = ['SHARED', 'open_run', 'infer', 'check_runs', 'posterior', 'image_table', 'predict', 'decide', 'run_table',
            'mirror_predictions', 'main']
 
-# %% ../nbs/06a_predict.ipynb #31c0145c
+# %% ../nbs/06a_predict.ipynb #3dad083a
 import json, tempfile
 from collections.abc import Iterable
 from hashlib import sha256
@@ -20,7 +20,7 @@ from fastai.torch_core import default_device
 from fastcore.basics import AttrDict
 from fastcore.script import CliError, call_parse
 from torch import nn
-from .cache import CachedImages, build_cache
+from .cache import CachedImages, build_cache, cache_folder
 from .data import BatchDL, RadiographBlock
 from .ensemble import HOW, mean_ensemble
 from .metrics import focal_posterior, per_label
@@ -146,7 +146,7 @@ def decide(
     "Which findings are reported: probability ≥ threshold; `ValueError` names labels without one"
     return (frame >= per_label(pd.Series(thresholds) if isinstance(thresholds, dict) else thresholds, frame.columns)).astype('int8')
 
-# %% ../nbs/06a_predict.ipynb #505acdee
+# %% ../nbs/06a_predict.ipynb #6dadde07
 def run_table(
     run:AttrDict,         # From `open_run`
     root:str|Path|None=None # Folder of the release; where the run found it if None
@@ -168,7 +168,7 @@ def mirror_predictions(
     for s in (o for o in ('validation','development','test') if (folder/f'{o}.parquet').exists()):
         plain, file = read_predictions(folder/f'{s}.parquet'), folder/f'{s}-mirror.parquet'
         if not file.exists():
-            place = home()/'data/cache'/f'{table.source}-{sha256(str(table.root).encode()).hexdigest()[:8]}-{run.p.size}px-{run.p.resize}'
+            place = cache_folder(home(), table.source, table.root, run.p.size, run.p.resize)
             store = build_cache(table.df[table.df.image_id.isin(plain.index)], place, run.p.size, run.p.resize)
             again, mirror = infer(run.model, CachedImages(store, plain.index), run.p.mean, run.p.std, True, bs, device)
             if (off := abs(again - plain[run.labels].to_numpy()).max()) > .02:

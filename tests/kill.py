@@ -1,5 +1,8 @@
-"kill -9 at ten random moments of cache building and training; each run is then resumed and must end with the same numbers."
-import json
+"""kill -9 at ten random moments: five while a cache is built, five within a second of the end of an epoch of training.
+
+Each is then started again, and must end with what an uninterrupted one has: the same images to the byte, the same history, metrics and predictions.
+"""
+import hashlib
 import os
 import random
 import shutil
@@ -13,63 +16,100 @@ from pathlib import Path
 import pandas as pd
 from readme import ROOT
 
-BIN, KILLS = Path(sys.executable).parent, 10
-ARGS = ['-p', 'size', '48', '-p', 'images', '600', '-p', 'held_out', '150', '-p', 'epochs', '6']
+from cxrlt_nb.cache import ImageCache
+
+BIN, KILLS, EPOCHS = Path(sys.executable).parent, 5, 8
+ARGS = ['-p', 'size', '48', '-p', 'images', '600', '-p', 'held_out', '150', '-p', 'epochs', str(EPOCHS)]
+CACHE = """
+import sys
+from cxrlt_nb.cache import build_cache
+from cxrlt_nb.sources import read_cxrlt
+df = read_cxrlt(sys.argv[1]).df
+print('begin', flush=True)
+build_cache(df, sys.argv[2], 320, part=8)
+"""
 
 
-def start(home, out):
+def kill(p):
+    "kill -9 the session of `p`, and the kernels that it leaves behind"
+    os.killpg(p.pid, signal.SIGKILL)
+    p.wait()
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        try: orphan, command = stat.read_text().rsplit(')', 1)[1].split()[1] == '1', (stat.parent/'cmdline').read_text()
+        except OSError: continue
+        if orphan and 'ipykernel_launcher' in command and str(BIN) in command: os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+def caching(root, folder):
+    "A process that has begun to build a cache"
+    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', CACHE, root, folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    assert p.stdout.readline() == 'begin\n'
+    return p
+
+
+def images(folder):
+    "Every image id of a cache and a hash of its JPEG"
+    c = ImageCache(folder)
+    jpeg = lambda part, row: c.parts[part][1][c.parts[part][0][row]:c.parts[part][0][row+1]]
+    return {i: hashlib.sha256(jpeg(m.part, m.row)).hexdigest() for i, m in c.meta.iterrows()}
+
+
+def training(home, out):
+    "A process that trains"
     env = dict(os.environ, CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
     return subprocess.Popen([BIN/'papermill', ROOT/'nbs/05_train.ipynb', home/'x.ipynb', *ARGS, '-p', 'out', str(out)],
                             env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def result(out):
+def epochs(out):
+    "Finished epochs of a run"
+    return len(pd.read_csv(out/'history.csv')) if (out/'history.csv').exists() else 0
+
+
+def finish(home, out):
+    "Run to the end; its numbers"
+    p = training(home, out)
+    err = p.communicate()[1]
+    assert p.returncode == 0, err[-3000:]
     history = pd.read_csv(out/'history.csv').drop(columns='images_per_s')
     return history.to_json(double_precision=15), (out/'metrics.json').read_text(), pd.read_parquet(out/'predictions/test.parquet').to_json(double_precision=15)
 
 
-def finish(home, out):
-    p = start(home, out)
-    err = p.communicate()[1]
-    assert p.returncode == 0, err[-3000:]
-    return result(out)
+def kill_caches(tmp, root, rng):
+    p = caching(root, tmp/'whole'); begin = time.time(); p.wait(); usual = time.time()-begin
+    whole = images(tmp/'whole')
+    for k in range(KILLS):
+        folder, after = tmp/f'cache{k}', rng.uniform(.05, .9)*usual
+        p = caching(root, folder)
+        time.sleep(after); kill(p)
+        there = len(ImageCache(folder)) if (folder/'cache.json').exists() else 0
+        assert caching(root, folder).wait() == 0
+        yield f'cache {k+1}: killed after {after:.1f} of {usual:.1f} s with {there} of {len(whole)} images; resumed', images(folder) == whole
 
 
-def kill_group(p):
-    "The whole session: papermill, its kernel, and the kernel's workers"
-    os.killpg(p.pid, signal.SIGKILL)
-    for pid in subprocess.run(['pgrep', '-f', 'ipykernel_launcher'], capture_output=True, text=True).stdout.split():
-        if parent_gone(pid): os.kill(int(pid), signal.SIGKILL)
-    p.wait()
-
-
-def parent_gone(pid):
-    try: return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[1] == '1'
-    except OSError: return False
+def kill_trainings(tmp, home, rng):
+    whole = finish(home, tmp/'whole_run')
+    for k in range(KILLS):
+        shutil.rmtree(home/'data/cache')
+        out, after = tmp/f'run{k}', rng.uniform(0, 1)
+        p = training(home, out)
+        while epochs(out) < k+1 and p.poll() is None: time.sleep(.01)
+        time.sleep(after); kill(p)
+        assert not (out/'record.json').exists(), 'a killed run looks finished'
+        yield f'training {k+1}: killed {after:.2f} s after epoch {k+1}, with {epochs(out)} of {EPOCHS} epochs; resumed', finish(home, out) == whole
 
 
 def main():
-    rng = random.Random(0)
+    rng, failed, passed = random.Random(0), 0, 0
     with tempfile.TemporaryDirectory() as tmp:
-        home, tmp = Path(tmp)/'home', Path(tmp)
+        tmp, home = Path(tmp), Path(tmp)/'home'
         home.mkdir()
-        begin = time.time(); finish(home, tmp/'first'); first = time.time()-begin
-        shutil.rmtree(home/'data/cache')
-        begin = time.time(); whole = finish(home, tmp/'whole'); usual = time.time()-begin
-        failed = passed = 0
-        for k in range(KILLS):
-            shutil.rmtree(home/'data/cache', ignore_errors=True)
-            out, after = tmp/f'run{k}', rng.uniform(.4, .95)*usual
-            p = start(home, out)
-            time.sleep(after)
-            done = p.poll() is not None
-            if not done: kill_group(p)
-            looks_finished = (out/'record.json').exists() and not done
-            state = 'finished before the kill' if done else f"epoch {len(pd.read_csv(out/'history.csv')) if (out/'history.csv').exists() else 0} done"
-            parts = len(list((home/'data/cache').rglob('part-*.arrow')))
-            same = finish(home, out) == whole
-            print(f'kill {k+1}: after {after:.1f} of {usual:.1f} s, {state}, {parts} cache files; resumed: {"same numbers" if same else "OTHER NUMBERS"}', flush=True)
-            passed, failed = passed + (same and not looks_finished), failed + (not same or looks_finished)
+        finish(home, tmp/'first')                        # draws the phantom, warms the caches of compiled code
+        root = next((home/'data').glob('phantom-*'))
+        for moments in (kill_caches(tmp, root, rng), kill_trainings(tmp, home, rng)):
+            for said, same in moments:
+                print(f'{said}: {"the same" if same else "SOMETHING ELSE"}', flush=True)
+                passed, failed = passed + same, failed + (not same)
     print(f'{passed} passed, {failed} failed')
     return failed
 

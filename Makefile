@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
-.PHONY: train test test-kill test-study study-extended compare-nih ensemble-report leakage-study export lock
+.PHONY: train bench test test-kill test-study study-extended compare-nih ensemble-report leakage-study export lock
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
@@ -27,6 +27,10 @@ study-extended: .venv/ready  ## what the paper leaves out: augmentation, label r
 
 test-study: .venv/ready  ## the study's graph at a tiny scale: killed and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
+
+bench: .venv/ready  ## ratios to what one would use instead; on a quiet machine, about two minutes
+	@mkdir -p runs
+	$(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/08_bench.ipynb runs/bench.ipynb -p out $(CURDIR)/nbs/results/bench.json
 
 export: .venv/ready  ## notebooks to modules, clean notebooks, README
 	$(BIN)/nbdev-export

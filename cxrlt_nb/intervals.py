@@ -8,11 +8,11 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/intervals.html.md"""
 __all__ = ['LANES', 'METRICS', 'ranking', 'walk', 'draws', 'replicates', 'by_label', 'bootstrap', 'label_intervals',
            'plot_labels', 'compare', 'guessing_level', 'beats_guessing']
 
-# %% ../nbs/04b_intervals.ipynb #545742b2
+# %% ../nbs/04b_intervals.ipynb #4079cf80
 import numpy as np, pandas as pd
 from fastcore.basics import AttrDict
-import numba
 from numba import njit, prange
+from threadpoolctl import threadpool_limits
 from .metrics import auc, average_precision, checked, f1, per_label
 
 # %% ../nbs/04b_intervals.ipynb #c95cb3b7
@@ -30,12 +30,11 @@ def ranking(
     last[:,:-1] = s[:,1:] != s[:,:-1]
     return AttrDict(row=row, y=y.astype(bool), last=last, cut=cut, names=names)
 
-# %% ../nbs/04b_intervals.ipynb #5fb5ae08
-numba.config.THREADING_LAYER = 'workqueue' # its OpenMP layer would set the number of threads of everybody else's OpenMP, torch's too
+# %% ../nbs/04b_intervals.ipynb #6b464cca
 LANES = 16   # replicates walked side by side
 
 @njit(parallel=True, cache=True)
-def walk(unit, y, last, cut, weight):
+def _walk(unit, y, last, cut, weight):
     "AP, AUC and F1 `(3,C,B,LANES)` of rows `(C,N)` in falling order, row i counted `weight[:,unit[i]]` times; `weight` is `(B,units,LANES)`"
     C, N, B = y.shape[0], y.shape[1], weight.shape[0]
     out = np.empty((3, C, B, LANES))
@@ -65,6 +64,12 @@ def walk(unit, y, last, cut, weight):
             out[1,c,b,r] = au[r]/(tp[r]*(n[r]-tp[r])) if 0<tp[r]<n[r] else np.nan
             out[2,c,b,r] = 2*tp_cut[r]/(n_cut[r]+tp[r]) if tp[r]>0 else np.nan
     return out
+
+def walk(
+    *ranked, # Arguments of `_walk`
+): # What it returns
+    "`_walk`, which at its first call would set the number of threads of all OpenMP, torch's too: that is put back"
+    with threadpool_limits(None): return _walk(*ranked)
 
 # %% ../nbs/04b_intervals.ipynb #4b14bb12
 def draws(

@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/policy.html.md"""
 # %% auto #0
 __all__ = ['PRESETS', 'MIXERS', 'SHARE', 'make_policy', 'basic', 'pick_mixers', 'pick_partners', 'mix', 'Augment']
 
-# %% ../nbs/03a_policy.ipynb #e108e81f
+# %% ../nbs/03a_policy.ipynb #bdc63f7d
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +16,7 @@ from fasttransform import ItemTransform
 from torch import Tensor
 
 from . import augment as aug
-from .geometry import affine, warp
+from .basic import affine, saturate, warp
 
 # %% ../nbs/03a_policy.ipynb #2402554d
 #: Ranges (± what they say) and probabilities by preset. The paper gives none (§3.3): these are our choice.
@@ -43,7 +43,7 @@ def make_policy(
     if (total := sum(p[k] for k in MIXERS)) > 1: raise ValueError(f"{', '.join(f'{k} {p[k]:g}' for k in MIXERS)}: at most one applies to an image, so they may sum to 1, not to {total:g}")
     return p
 
-# %% ../nbs/03a_policy.ipynb #11f5d7fe
+# %% ../nbs/03a_policy.ipynb #dd050548
 def _uniform(
     generator:torch.Generator|None, # None is torch's own, which the run's seed sets
     low:float, # Smallest value
@@ -61,9 +61,8 @@ def basic(
     "Scale, flip, rotation in one resampling; contrast, brightness, saturation in one pass (§3.3)"
     n, around = len(xb), lambda at, r: _uniform(generator, at-r, at+r, n)
     matrix = affine(around(1, p.zoom), around(0, p.rotate), _uniform(generator, 0, 1, n) < p.hflip)
-    light = around(1, p.contrast), around(0, p.brightness), around(1, p.saturation)
-    xb = warp(xb, matrix)
-    return aug.relight(xb, *light) if p.contrast or p.brightness or p.saturation else xb
+    light, saturation = (around(1, p.contrast), around(0, p.brightness)), around(1, p.saturation)
+    return warp(saturate(xb, saturation) if p.saturation else xb, matrix, light)
 
 # %% ../nbs/03a_policy.ipynb #24310dd4
 def pick_mixers(

@@ -43,7 +43,7 @@ def make_policy(
     if (total := sum(p[k] for k in MIXERS)) > 1: raise ValueError(f"{', '.join(f'{k} {p[k]:g}' for k in MIXERS)}: at most one applies to an image, so they may sum to 1, not to {total:g}")
     return p
 
-# %% ../nbs/03a_policy.ipynb #dd050548
+# %% ../nbs/03a_policy.ipynb #569738ed
 def _uniform(
     generator:torch.Generator|None, # None is torch's own, which the run's seed sets
     low:float, # Smallest value
@@ -58,7 +58,8 @@ def basic(
     p:dict, # From `make_policy`
     generator:torch.Generator|None=None, # None is torch's own
 ) -> Tensor: # (B,C,H,W) in [0,1]
-    "Scale, flip, rotation in one resampling; contrast, brightness, saturation in one pass (§3.3)"
+    "Scale, flip, rotation, contrast and brightness in one resampling; saturation (§3.3)"
+    if not any(p[k] for k in ('zoom', 'hflip', 'rotate', 'contrast', 'brightness', 'saturation')): return xb
     n, around = len(xb), lambda at, r: _uniform(generator, at-r, at+r, n)
     matrix = affine(around(1, p.zoom), around(0, p.rotate), _uniform(generator, 0, 1, n) < p.hflip)
     light, saturation = (around(1, p.contrast), around(0, p.brightness)), around(1, p.saturation)

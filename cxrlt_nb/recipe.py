@@ -19,11 +19,11 @@ import torch
 from .folds import kfold
 from .policy import MIXERS, PRESETS, make_policy
 
-# %% ../nbs/04d_recipe.ipynb #18783c3a
+# %% ../nbs/04d_recipe.ipynb #6176732b
 #: What a parameter that was not given becomes. `budget`: pixels of training images that a run may pass through the network.
 SCALES = dict(
     paper=dict(arch='tf_efficientnetv2_s', weights='pretrained', size=224, epochs=20, lr=1e-4, schedule='constant', bs=32, augment='paper', budget=None),
-    demo=dict(arch='test_efficientnet', weights='scratch', size=64, epochs=20, lr=3e-3, schedule='one_cycle', bs=32, augment='basic', budget=5e8))
+    demo=dict(arch='test_efficientnet', weights='scratch', size=64, epochs=20, lr=3e-3, schedule='one_cycle', bs=32, augment='none', budget=5e8))
 #: The toy twin of each of the paper's backbones: the same family, some 0.3 M parameters.
 TWINS = dict(tf_efficientnetv2_s='test_efficientnet', convnext_tiny='test_convnext', convnext_small='test_convnext2')
 

@@ -79,7 +79,7 @@ def kill_caches(tmp, root, rng):
     p = caching(root, tmp/'whole'); begin = time.time(); p.wait(); usual = time.time()-begin
     whole = images(tmp/'whole')
     for k in range(KILLS):
-        folder, after = tmp/f'cache{k}', rng.uniform(.05, .9)*usual
+        folder, after = tmp/f'cache{k}', rng.uniform(.05, .6)*usual
         p = caching(root, folder)
         time.sleep(after); kill(p)
         there = len(ImageCache(folder)) if (folder/'cache.json').exists() else 0

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
-.PHONY: train bench test test-kill test-study study-extended compare-nih ensemble-report leakage-study export lock
+.PHONY: train bench test test-kill test-study study-extended compare-nih ensemble-report leakage-study export lock docs test-docs
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
@@ -31,6 +31,17 @@ test-study: .venv/ready  ## the study's graph at a tiny scale: killed and resume
 bench: .venv/ready  ## ratios to what one would use instead; on a quiet machine, about two minutes
 	@mkdir -p runs
 	$(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/08_bench.ipynb runs/bench.ipynb -p out $(CURDIR)/nbs/results/bench.json
+
+docs: .venv/ready docs/node_modules/ready  ## the site, into _site/: nothing is run; KaTeX comes from npm
+	$(BIN)/python docs/build.py
+
+test-docs: docs  ## the site as a reader has it, in Chromium, on a desktop and on a phone, light and dark
+	$(BIN)/pytest tests/browse.py
+
+docs/node_modules/ready: docs/package.json docs/package-lock.json
+	@command -v npm > /dev/null || { echo 'npm is missing: apt-get install npm, or any Node 18 or later' >&2; exit 1; }
+	npm ci --prefix docs --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
 
 export: .venv/ready  ## notebooks to modules, clean notebooks, README
 	$(BIN)/nbdev-export

@@ -22,5 +22,5 @@ setup(
     python_requires='>=' + cfg['min_python'],
     install_requires=lines('requirements'),
     extras_require={k.removesuffix('_requirements'): lines(k) for k in cfg if k.endswith('_requirements')},
-    entry_points={'console_scripts': lines('console_scripts')},
+    entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['cxrlt_nb=cxrlt_nb._modidx:d']},   # nbdev: links from backticks
 )

@@ -1,4 +1,4 @@
-"Writes README.md from nbs/index.ipynb: prose, code and printed output; cells marked `#| hide` or `#| include: false` are left out."
+"Writes README.md from nbs/index.ipynb: prose, code and printed output; cells marked `#| hide` or `#| include: false` are left out, and of `#| echo: false` the code."
 import re
 from pathlib import Path
 
@@ -7,12 +7,19 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def local(text):
+    "Links and pictures as seen from the top of the repository"
+    return re.sub(r'\]\((\w+\.(?:ipynb|qmd)|images/)', r'](nbs/\1', text)
+
+
 def cell(c):
-    if c.cell_type == 'markdown': return re.sub(r'\]\((\w+)\.ipynb', r'](nbs/\1.ipynb', c.source)
+    if c.cell_type == 'markdown': return local(c.source)
     if re.search(r'^#\|\s*(hide|include:\s*false)', c.source, re.M) or not c.source.strip(): return None
     source = '\n'.join(o for o in c.source.splitlines() if not o.startswith('#|'))
-    printed = ''.join(o.get('text', '') or o.get('data', {}).get('text/plain', '') for o in c.outputs)
-    return f'```python\n{source}\n```' + (f'\n\n```\n{printed.rstrip()}\n```' if printed.strip() else '')
+    printed = ''.join(o.get('text', '') or o.get('data', {}).get('text/plain', '') for o in c.outputs if 'text/markdown' not in o.get('data', {}))
+    parts = [] if re.search(r'^#\|\s*echo:\s*false', c.source, re.M) else [f'```python\n{source}\n```']
+    parts += [local(o.data['text/markdown']).strip() for o in c.outputs if 'text/markdown' in o.get('data', {})]
+    return '\n\n'.join(parts) + (f'\n\n```\n{printed.rstrip()}\n```' if printed.strip() else '')
 
 
 def render():

@@ -59,6 +59,11 @@ def test_readme_is_fresh():
     assert (ROOT/'README.md').read_text() == render(), 'README.md is stale; run `make export`'
 
 
+def test_citation_is_of_this_version():
+    version = re.search(r'^version = (.+)$', (ROOT/'settings.ini').read_text(), re.M)[1]
+    assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
+
+
 def test_public_names_are_documented():
     bare = []
     for file in ROOT.glob('cxrlt_nb/*.py'):

@@ -1,0 +1,183 @@
+"The package as somebody else's library: in their loops, at their import times, for their type checker, and out of a wheel."
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from readme import ROOT
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from cxrlt_nb.losses import BinaryFocalLossFlat
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def rows():
+    "Eight features, three findings: one common, one rarer, one rare; each can be read off the features"
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 8, generator=g)
+    return x, torch.stack([x[:, 0] > 0, x[:, 1] > 1, x[:, 2] > 2], 1).float()
+
+
+def ranks_well(probs, y):
+    from cxrlt_nb.metrics import mean_auc
+    return mean_auc(y.numpy(), probs.numpy()) > .97
+
+
+def test_in_a_plain_loop(rows):
+    x, y = rows
+    torch.manual_seed(0)
+    model, loss_func = nn.Linear(8, 3), BinaryFocalLossFlat()
+    opt = torch.optim.Adam(model.parameters(), lr=.03)
+    assert not ranks_well(loss_func.activation(model(x)).detach(), y)
+    for _ in range(3):
+        for xb, yb in DataLoader(TensorDataset(x, y), batch_size=100, shuffle=True):
+            loss_func(model(xb), yb).backward()
+            opt.step()
+            opt.zero_grad()
+    assert ranks_well(loss_func.activation(model(x)).detach(), y)
+
+
+def test_in_a_fastai_loop(rows):
+    from fastai.callback.progress import ProgressCallback
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader as FastaiLoader
+    from fastai.learner import Learner
+    x, y = rows
+    torch.manual_seed(0)
+    pairs = list(zip(x, y))
+    dls = DataLoaders(FastaiLoader(pairs[:1500], bs=100, shuffle=True), FastaiLoader(pairs[1500:], bs=100), device=torch.device('cpu'))
+    learn = Learner(dls, nn.Linear(8, 3), loss_func=BinaryFocalLossFlat()).remove_cb(ProgressCallback)
+    with learn.no_logging(): learn.fit(4, .03)
+    probs, targets = learn.get_preds()                   # by `activation`: probabilities, not logits
+    assert probs.min() >= 0 and probs.max() <= 1 and ranks_well(probs, targets)
+    _, _, named = learn.get_preds(with_decoded=True)      # by `decodes`
+    assert named.dtype == torch.bool and torch.equal(named, probs > .5)
+
+
+def fresh(code):
+    "What a new interpreter prints"
+    env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+
+
+LIGHT = {'losses': 'torch', 'metrics': 'sklearn.metrics, pandas', 'folds': 'sklearn.metrics, pandas'}
+
+
+@pytest.mark.parametrize('module', LIGHT)
+def test_imports_nothing_heavy(module):
+    loaded = fresh(f'import sys; import cxrlt_nb.{module}; print(" ".join(sorted({{o.partition(".")[0] for o in sys.modules}})))').split()
+    assert not {'fastai', 'timm', 'torchvision', 'IPython', 'papermill'} & set(loaded)
+    assert module == 'losses' or 'torch' not in loaded
+
+
+def test_the_package_itself_imports_nothing():
+    assert fresh('import sys; before = set(sys.modules); import cxrlt_nb; print(*(set(sys.modules) - before))').split() == ['cxrlt_nb']
+
+
+@pytest.mark.parametrize('module', LIGHT)
+def test_import_time(module):
+    "CPU seconds of an import, the least of three, against those of the library below it"
+    took = lambda what: min(float(fresh(f'import time; t = time.process_time(); import {what}; print(time.process_time() - t)')) for _ in range(3))
+    ours, theirs = took(f'cxrlt_nb.{module}'), took(LIGHT[module])
+    assert ours < 1.5*theirs, f'cxrlt_nb.{module} {ours:.2f} s, {LIGHT[module]} {theirs:.2f} s'
+
+
+USE = '''
+import numpy as np, pandas as pd, torch
+from pathlib import Path
+from torch import Tensor
+from cxrlt_nb.folds import kfold
+from cxrlt_nb.intervals import bootstrap
+from cxrlt_nb.losses import BinaryFocalLossFlat, binary_focal_loss, make_loss
+from cxrlt_nb.metrics import mean_average_precision
+from cxrlt_nb.sources import read_source
+from cxrlt_nb.table import StudyTable
+
+loss: Tensor = binary_focal_loss(torch.zeros(2, 3), torch.zeros(2, 3), gamma=2.)
+module: torch.nn.Module = make_loss('focal', gamma=2.)
+table: StudyTable = read_source('phantom', Path('x'))
+frame: pd.DataFrame = table.df
+'''
+WRONG = USE + "binary_focal_loss('logits', 3)\ntable.labels.no_such_method()\n"
+
+
+@pytest.fixture(scope='module')
+def stubs(tmp_path_factory):
+    "The public surface as mypy's stubgen reads it: signatures and annotations, without what stands in the functions"
+    at = tmp_path_factory.mktemp('stubs')
+    subprocess.run([BIN/'stubgen', '--quiet', '-p', 'cxrlt_nb', '-o', at], cwd=ROOT, check=True, capture_output=True)
+    main = at/'cxrlt_nb/predict.pyi'                     # its `main` is a command: what argparse needs is no type
+    main.write_text('\n'.join(o for o in main.read_text().split('\n') if 'def main(' not in o and '@call_parse' not in o))
+    (at/'cxrlt_nb/_modidx.pyi').unlink(missing_ok=True)
+    return at
+
+
+def mypy(at, code=None):
+    "mypy's exit code and words for the stubs, or for code that uses them"
+    if code is not None: (at/'use.py').write_text(code)
+    what = 'cxrlt_nb' if code is None else 'use.py'
+    r = subprocess.run([BIN/'mypy', '--python-executable', sys.executable, '--ignore-missing-imports', '--implicit-optional', '--follow-imports', 'silent', what],
+                       cwd=at, capture_output=True, text=True)
+    return r.returncode, r.stdout + r.stderr
+
+
+def test_types_of_the_public_surface(stubs):
+    code, said = mypy(stubs)
+    assert code == 0, said
+    code, said = mypy(stubs, USE)
+    assert code == 0, said
+    code, said = mypy(stubs, WRONG)
+    assert code == 1 and 'arg-type' in said and 'attr-defined' in said, said
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel of a copy of the tracked and new files, so that no folder of a build is left in the checkout"
+    at = tmp_path_factory.mktemp('wheel')
+    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
+    for o in filter(None, files):
+        if (ROOT/o).is_file() and not o.startswith(('nbs/', 'tests/')):
+            (at/'src'/o).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT/o, at/'src'/o)
+    subprocess.run([BIN/'uv', 'build', '--quiet', '--wheel', '-o', at, at/'src'], check=True, capture_output=True)
+    return next(at.glob('*.whl'))
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = {o for o in zipfile.ZipFile(wheel).namelist() if not o.split('/')[0].endswith('.dist-info')}
+    assert names == {f'cxrlt_nb/{o.name}' for o in (ROOT/'cxrlt_nb').glob('*.py')} | {'cxrlt_nb/py.typed'}
+
+
+def test_wheel_names_what_the_package_imports(wheel):
+    "Every third-party import of the package is a declared requirement, and every requirement is used or runs the notebooks"
+    meta = next(o for o in zipfile.ZipFile(wheel).namelist() if o.endswith('METADATA'))
+    lines = zipfile.ZipFile(wheel).read(meta).decode().split('\n')
+    needs = {o.split(':')[1].split('>')[0].strip() for o in lines if o.startswith('Requires-Dist') and 'extra ==' not in o}
+    named = {'fastprogress': 'fastai', 'fasttransform': 'fastai', 'PIL': 'pillow', 'sklearn': 'scikit-learn', 'iterstrat': 'iterative-stratification', 'IPython': 'ipykernel', 'jupyter_client': 'ipykernel', 'nbformat': 'papermill', 'yaml': 'papermill', 'nbclient': 'papermill'}
+    used = set()
+    for f in (ROOT/'cxrlt_nb').glob('*.py'):
+        for o in ast.walk(ast.parse(f.read_text())):
+            if isinstance(o, ast.Import): used |= {a.name.partition('.')[0] for a in o.names}
+            if isinstance(o, ast.ImportFrom) and not o.level: used.add(o.module.partition('.')[0])
+    used = {named.get(o, o) for o in used if o not in sys.stdlib_module_names and o != 'cxrlt_nb'}
+    assert used - needs - {'torchxrayvision'} == set()
+    assert needs - used <= {'papermill', 'ipykernel', 'torchvision', 'joblib'}
+
+
+def test_wheel_installs_into_an_empty_environment(wheel, tmp_path):
+    "Without its requirements, which take minutes; what imports nothing works, and the command is there"
+    venv.create(tmp_path/'env', with_pip=False)
+    python = tmp_path/'env/bin/python'
+    subprocess.run([BIN/'uv', 'pip', 'install', '--quiet', '--no-deps', '--python', python, wheel], check=True)
+    said = subprocess.run([python, '-c', 'import cxrlt_nb; print(cxrlt_nb.__version__, cxrlt_nb.__file__)'], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert said[0] in wheel.name and str(tmp_path) in said[1]
+    assert (tmp_path/'env/bin/cxrlt_predict').exists()

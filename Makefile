@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
-.PHONY: train bench test test-kill test-study study-extended compare-nih ensemble-report leakage-study export lock docs test-docs
+# Compiled modules are kept: without them each kernel compiles some thousand files again.
+export PYTHONDONTWRITEBYTECODE :=
+.PHONY: train study study-extended bench test test-kill test-study compare-nih ensemble-report leakage-study export lock docs test-docs
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
@@ -16,14 +18,22 @@ test: .venv/ready  ## every notebook's lessons, the command line, and the state 
 test-kill: .venv/ready  ## kill -9 at ten random moments of caching and training, resumed each time
 	$(BIN)/python tests/kill.py
 
-# make study-extended GROUP=loss JOBS=2: GROUP is a group or a configuration of nbs/07_ablation.ipynb; SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once: by default one a GPU, or one
+# make study ROWS=8 DATA=nih ROOT=/data/nih: some rows only, on other data; make study-extended GROUP=loss: a group or a configuration of nbs/07_ablation.ipynb.
+# Both: SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once, by default one a GPU, or one; PROFILE, a folder of profiles/
+ROWS ?= all
+DATA ?= phantom
 GROUP ?= all
 SCALE ?= auto
+PROFILE ?= local
 comma := ,
-DEVICES ?= $(or $(CUDA_VISIBLE_DEVICES),$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,))
-JOBS ?= $(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1)
+DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)))
+JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1),17)
+SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),--cores,--jobs) $(JOBS) $(if $(DRY),--dry-run) --config scale='$(SCALE)' set='$(SET)' data='$(DATA)' root='$(ROOT)' $(if $(DEVICES),devices='$(DEVICES)')
+study: .venv/ready  ## Table 2 with intervals, the claims of the paper on it, the cost, and a report in runs/table2/report.html
+	$(SNAKEMAKE) rows='$(ROWS)'
+
 study-extended: .venv/ready  ## what the paper leaves out: augmentation, label rules, losses, folds, each three times and with intervals
-	$(BIN)/snakemake --profile profiles/local --cores $(JOBS) $(if $(DRY),--dry-run) --config asked='$(GROUP)' scale='$(SCALE)' set='$(SET)' $(if $(DEVICES),devices='$(DEVICES)')
+	$(SNAKEMAKE) asked='$(GROUP)'
 
 test-study: .venv/ready  ## the study's graph at a tiny scale: killed and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py

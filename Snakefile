@@ -1,9 +1,12 @@
-# The study as a graph. `make study-extended GROUP=augmentation` is what a person types; this is what it means.
-#   config  asked    a group or a configuration of `cxrlt_nb.ablation.EXTENDED`, or "all"
+# The study as a graph. `make study` and `make study-extended GROUP=augmentation` are what a person types; this is what they mean.
+#   config  rows     rows of Table 2, such as "8" or "1,2,3", or "all"; or
+#           asked    a group or a configuration of `cxrlt_nb.ablation.EXTENDED`, or "all"
 #           scale    paper, demo, or auto: paper where there is an accelerator
 #           set      parameters of the training notebook that all trainings get, such as "images=96 epochs=1"
-#           devices  what CUDA_VISIBLE_DEVICES may be, such as "0,1"; by default all that there are
-#           results  folder of the table; by default nbs/results for a scale as it is, and runs/extended for one with values of your own
+#           data     phantom, nih or cxrlt, with `root`, the folder of the release (Table 2)
+#           devices  what CUDA_VISIBLE_DEVICES may be, such as "0,1"; by default all that there are, and on a cluster what the job was given
+#           results  folder of the tables; by default nbs/results for a study as it is, and runs/table2 or runs/extended for one with values of your own
+import hashlib
 import json
 import os
 import sys
@@ -12,38 +15,98 @@ from pathlib import Path
 import torch
 from snakemake.exceptions import WorkflowError
 
-from cxrlt_nb import ablation, identity, recipe, runs
+from cxrlt_nb import ablation, identity, phantom, recipe, runs
 
 os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
 CHECKOUT = Path(workflow.basedir)
-NOTEBOOK, PLACE = CHECKOUT/'nbs/05_train.ipynb', runs.home()/'runs/extended'
-ASKED, SET = config.get('asked', 'all'), str(config.get('set') or '')
-DEVICES = str(config.get('devices', os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(torch.cuda.device_count()))))))
+STUDY = 'table2' if 'rows' in config else 'extended'
+NOTEBOOK, PLACE = CHECKOUT/'nbs/05_train.ipynb', runs.home()/'runs'/STUDY
+ASKED, SET = str(config.get('rows', config.get('asked', 'all'))), str(config.get('set') or '')
+DATA, ROOT = config.get('data') or 'phantom', str(config.get('root') or '')
+found = '' if 'SLURM_JOB_ID' in os.environ else os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(torch.cuda.device_count()))))
+DEVICES, PHANTOM = str(config.get('devices', found)), None
 
 try:
     SCALE = recipe.pick_scale(config.get('scale', 'auto'))
-    scale = ablation.study_scale('extended', SCALE, **ablation.settings(SET))
-    trainings = ablation.trainings(ASKED, scale=scale)
-    folders = {k: PLACE/v for k, v in identity.folders(trainings, NOTEBOOK).items()}
+    scale = ablation.study_scale(STUDY, SCALE, **ablation.settings(SET), **(dict(data=DATA, root=str(Path(ROOT).expanduser().resolve())) if ROOT else {}))
+    if DATA != 'phantom' and not ROOT: raise ValueError(f'DATA={DATA} wants ROOT, the folder of the release')
+    if STUDY == 'table2':
+        from cxrlt_nb import table2
+        ROWS = table2.asked_rows(ASKED)
+        trainings = ablation.trainings(*ROWS, scale=scale)
+        if not ROOT: PHANTOM = runs.home()/'data'/phantom.phantom_name(**table2.study_phantom(scale))
+    else: trainings = ablation.trainings(ASKED, scale=scale)
+    folders = {k: PLACE/v for k, v in identity.folders(trainings, NOTEBOOK, PHANTOM.name if PHANTOM else '').items()}
 except (ValueError, FileNotFoundError) as e: raise WorkflowError(str(e)) from None
-if workflow.cores and workflow.cores > 1 and not DEVICES and not scale.given.get('threads'):
-    raise WorkflowError(f'{workflow.cores} trainings at once on a CPU want a number of threads each, such as SET="threads=1"')
+if (workflow.resource_settings.cores or 1) > 1 and not DEVICES and not scale.given.get('threads'):
+    raise WorkflowError(f'{workflow.resource_settings.cores} trainings at once on a CPU want a number of threads each, such as SET="threads=1"')
 named = {f.name: k for k, f in folders.items()}
-RESULTS = Path(config.get('results', PLACE if SET else CHECKOUT/'nbs/results'))
+RECORDS = [f/'record.json' for f in folders.values()]
+AS_IT_IS = not SET and not ROOT and (STUDY == 'extended' or ROWS == list(ablation.TABLE2))
+RESULTS = Path(config.get('results', CHECKOUT/'nbs/results' if AS_IT_IS else PLACE))
+SUFFIX = '' if SCALE == 'demo' else f'_{SCALE}'
 
 
-rule table:
-    input: [f/'record.json' for f in folders.values()]
-    output: RESULTS/f'extended_{ASKED}{"" if SCALE == "demo" else f"_{SCALE}"}.csv'
-    message: 'compare the configurations of {ASKED!r}: {output}'
-    run:
-        from cxrlt_nb import contrasts
-        contrasts.write_contrasts(ASKED, folders, Path(output[0]))
+if STUDY == 'extended':
+    TABLE = RESULTS/f'extended_{ASKED}{SUFFIX}.csv'
+
+    rule study:
+        input: RECORDS, TABLE       # a committed table alone is no study that was run here
+        message: 'done: {TABLE}'
+
+    rule table:
+        input: RECORDS
+        output: TABLE
+        message: 'compare the configurations of {ASKED!r}: {output}'
+        run:
+            from cxrlt_nb import contrasts
+            contrasts.write_contrasts(ASKED, folders, Path(output[0]))
+
+else:
+    NAME = f'table2{SUFFIX}' + ('' if ROWS == list(ablation.TABLE2) else '_rows' + '-'.join(map(str, ROWS)))
+    TABLES = [RESULTS/f'{NAME}{o}.csv' for o in ('', '_claims', '_cost')]
+    mirrored = {k: [folders[o] for o in them] for k, them in table2.mirrored(ROWS, scale).items()}
+    MIRRORS = {f'{k}-{hashlib.sha256("".join(f.name for f in them).encode()).hexdigest()[:8]}': them for k, them in mirrored.items()}
+
+    rule study:
+        input: RECORDS, TABLES, PLACE/'report.html'
+        message: 'done: {PLACE}/report.html'
+
+    rule report:
+        input: RECORDS, TABLES
+        output: PLACE/'report.html'
+        message: 'report: {output}'
+        run:
+            from cxrlt_nb import report
+            report.write_report(ROWS, scale, folders, *map(Path, TABLES), Path(output[0]), CHECKOUT/'nbs/results')
+
+    rule table2:
+        input: RECORDS, [PLACE/f'{k}.mirrored' for k in MIRRORS]
+        output: TABLES
+        message: 'score rows {ASKED} of Table 2 and judge the claims on them: {output[0]}'
+        run:
+            from cxrlt_nb import claims
+            claims.write_table2(ROWS, scale, folders, RESULTS, NAME)
+
+    rule mirror:
+        input: lambda w: [f/'record.json' for f in MIRRORS[w.key]]
+        output: touch(PLACE/'{key}.mirrored')
+        params: folders=lambda w: MIRRORS[w.key]
+        message: 'see the mirror images of {wildcards.key}'
+        shell: '{sys.executable} -m cxrlt_nb.table2 {params.folders:q}'
+
+    if PHANTOM:
+        rule draw:
+            output: PHANTOM/'phantom.json'
+            params: drawn=json.dumps(table2.study_phantom(scale))
+            message: 'draw a phantom: {output}'
+            run: phantom.write_phantom(PHANTOM, **json.loads(params.drawn))
 
 
 rule train:
+    input: [ancient(PHANTOM/'phantom.json')] if PHANTOM else []
     output: PLACE/'{folder}/record.json'
-    params: given=lambda w: json.dumps(trainings[named[w.folder]])
+    params: given=lambda w: json.dumps(trainings[named[w.folder]] | (dict(root=str(PHANTOM)) if PHANTOM else {}))
     resources: took=lambda w: identity.last_took(PLACE/w.folder)
     message: 'train {wildcards.folder} ({resources.took})'
     shell: '{sys.executable} -m cxrlt_nb.jobs {NOTEBOOK:q} {PLACE:q}/{wildcards.folder:q} --parameters {params.given:q} --devices={DEVICES}'

@@ -64,7 +64,7 @@ def table_hash(
     if not files: raise FileNotFoundError(f'{root}: no csv file; the folder of a release is wanted')
     return hashlib.sha256(b''.join(hashlib.sha256(o.read_bytes()).digest() for o in files)).hexdigest()[:12]
 
-# %% ../nbs/07a_identity.ipynb #ff9d713b
+# %% ../nbs/07a_identity.ipynb #3a103004
 def notebook_parameters(
     notebook:str|Path, # A notebook with a cell tagged "parameters"
 ) -> list[str]: # Names
@@ -76,13 +76,14 @@ def notebook_parameters(
 def folders(
     asked:dict, # From `trainings`
     notebook:str|Path, # The training notebook
+    phantom:str='', # See `phantom_name`: the phantom that all are given, which may not be drawn yet
 ) -> dict: # Folder's name by the training's name, e.g. "basic-seed0" → "basic-seed0-1a2b3c4d"
     "A folder for each training that no other training has; `ValueError` for a parameter that the notebook does not take"
     takes, step = notebook_parameters(notebook), step_hash(notebook)
     for name, p in asked.items():
         if unknown := [o for o in p if o not in takes]: raise ValueError(f'{name}: {Path(notebook).name} has no parameter {unknown[0]!r}; it has {", ".join(takes)}')
     tables = {o: table_hash(o) for o in {p.get('root', '') for p in asked.values()}}
-    what = {k: json.dumps([{o: p[o] for o in sorted(p) if o not in BYSTANDERS}, step, tables[p.get('root', '')]]) for k, p in asked.items()}
+    what = {k: json.dumps([{o: p[o] for o in sorted(p) if o not in BYSTANDERS}, step, phantom or tables[p.get('root', '')]]) for k, p in asked.items()}
     return {k: f'{k}-{hashlib.sha256(v.encode()).hexdigest()[:8]}' for k, v in what.items()}
 
 # %% ../nbs/07a_identity.ipynb #28d5ddf1

@@ -115,8 +115,8 @@ def stubs(tmp_path_factory):
     "The public surface as mypy's stubgen reads it: signatures and annotations, without what stands in the functions"
     at = tmp_path_factory.mktemp('stubs')
     subprocess.run([BIN/'stubgen', '--quiet', '-p', 'cxrlt_nb', '-o', at], cwd=ROOT, check=True, capture_output=True)
-    main = at/'cxrlt_nb/predict.pyi'                     # its `main` is a command: what argparse needs is no type
-    main.write_text('\n'.join(o for o in main.read_text().split('\n') if 'def main(' not in o and '@call_parse' not in o))
+    for module in at.glob('cxrlt_nb/*.pyi'):             # a `main` is a command: what argparse needs is no type
+        module.write_text('\n'.join(o for o in module.read_text().split('\n') if 'def main(' not in o and '@call_parse' not in o))
     (at/'cxrlt_nb/_modidx.pyi').unlink(missing_ok=True)
     return at
 

@@ -125,8 +125,8 @@ def nested_blend(
 def study_mean(
     frame:pd.DataFrame,   # Prediction, indexed by image id
     study_id:pd.Series,   # Study of each image, indexed by image id
-    view:pd.Series=None,  # View of each image, indexed by image id; only for `view_weights`
-    view_weights:dict=None # Positive weight of each view and of "unknown"; equal if None
+    view:pd.Series|None=None,  # View of each image, indexed by image id; only for `view_weights`
+    view_weights:dict|None=None # Positive weight of each view and of "unknown"; equal if None
 ) -> pd.DataFrame:        # In the order of `frame`, equal within a study
     "The (weighted) mean of each study written back to its images; `ValueError` names images without a study or views without a weight"
     if len(gone := frame.index.difference(study_id.index)): raise ValueError(f"no study_id for {len(gone)} images, e.g. {gone[0]!r}")

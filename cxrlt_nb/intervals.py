@@ -160,7 +160,7 @@ def label_intervals(
 # %% ../nbs/04b_intervals.ipynb #a5ce92ec
 def plot_labels(
     table:pd.DataFrame,      # `label_intervals`
-    guess:pd.Series=None,    # What guessing gets, by label: `beats_guessing(...)['p95']`
+    guess:pd.Series|None=None,    # What guessing gets, by label: `beats_guessing(...)['p95']`
     ax=None                  # Axes to draw on
 ):                           # The axes
     "Each label's value with its interval, the commonest on top, and what guessing gets"

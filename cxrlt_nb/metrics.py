@@ -161,7 +161,7 @@ def scores(
 def by_tier(
     y_true:pd.DataFrame, # Targets, 0/1, one column a label
     y_score,             # Scores of the same shape
-    tier:pd.Series=None, # Tier by label, from `tiers`; by the published counts if None
+    tier:pd.Series|None=None, # Tier by label, from `tiers`; by the published counts if None
     threshold=.5         # For F1: one number, or a Series by label
 ) -> pd.DataFrame:       # `scores` of head, medium, tail and all
     "mAP, mAUC and mF1 of the head, medium and tail labels"
@@ -192,7 +192,7 @@ def by_group(
 def plot_precision_recall(
     y_true:pd.DataFrame, # Targets, 0/1, one column a label
     y_score,             # Scores of the same shape
-    labels:list=None,    # Labels to draw; all if None
+    labels:list|None=None,  # Labels to draw; all if None
     ax=None              # Axes to draw on
 ):                       # The axes
     "Precision-recall curve of each label, with its average precision in the legend"
@@ -221,7 +221,7 @@ def ece(
 def plot_reliability(
     y_true,         # Targets, 0/1, `(N,C)`; all labels are pooled
     y_prob,         # Probabilities in [0,1], `(N,C)`
-    name:str=None,  # Name in the legend
+    name:str|None=None,  # Name in the legend
     n_bins:int=15,  # Bins of equal width
     ax=None         # Axes to draw on
 ):                  # The axes

@@ -125,7 +125,7 @@ def mypy(at, code=None):
     "mypy's exit code and words for the stubs, or for code that uses them"
     if code is not None: (at/'use.py').write_text(code)
     what = 'cxrlt_nb' if code is None else 'use.py'
-    r = subprocess.run([BIN/'mypy', '--python-executable', sys.executable, '--ignore-missing-imports', '--implicit-optional', '--follow-imports', 'silent', what],
+    r = subprocess.run([BIN/'mypy', '--python-executable', sys.executable, '--ignore-missing-imports', '--follow-imports', 'silent', what],
                        cwd=at, capture_output=True, text=True)
     return r.returncode, r.stdout + r.stderr
 

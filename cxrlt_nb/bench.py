@@ -11,11 +11,8 @@ __all__ = ['timed']
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-
-from .runs import environment, read_json, write_json
 
 # %% ../nbs/08_bench.ipynb #b8a174c0
 def timed(

@@ -30,7 +30,7 @@ def ranking(
     last[:,:-1] = s[:,1:] != s[:,:-1]
     return AttrDict(row=row, y=y.astype(bool), last=last, cut=cut, names=names)
 
-# %% ../nbs/04b_intervals.ipynb #6b464cca
+# %% ../nbs/04b_intervals.ipynb #1f924704
 LANES = 16   # replicates walked side by side
 
 @njit(parallel=True, cache=True)
@@ -65,10 +65,11 @@ def _walk(unit, y, last, cut, weight):
             out[2,c,b,r] = 2*tp_cut[r]/(n_cut[r]+tp[r]) if tp[r]>0 else np.nan
     return out
 
+# %% ../nbs/04b_intervals.ipynb #ad194b92
 def walk(
     *ranked, # Arguments of `_walk`
 ): # What it returns
-    "`_walk`, which at its first call would set the number of threads of all OpenMP, torch's too: that is put back"
+    "`_walk`, leaving everybody's number of threads as it was"
     with threadpool_limits(None): return _walk(*ranked)
 
 # %% ../nbs/04b_intervals.ipynb #4b14bb12
@@ -157,7 +158,7 @@ def label_intervals(
     q = r.quantile([(1-level)/2, (1+level)/2])
     return pd.DataFrame(dict(n_pos=checked(y_true, y_score)[0].sum(0, dtype=int), value=v, low=q.iloc[0], high=q.iloc[1], short=r.isna().sum()))
 
-# %% ../nbs/04b_intervals.ipynb #a5ce92ec
+# %% ../nbs/04b_intervals.ipynb #2b3f372d
 def plot_labels(
     table:pd.DataFrame,      # `label_intervals`
     guess:pd.Series|None=None,    # What guessing gets, by label: `beats_guessing(...)['p95']`

@@ -86,7 +86,7 @@ def pick_partners(
     order[torch.arange(len(rows)), rows] = -1
     return order.argsort(1)[:, :k]
 
-# %% ../nbs/03a_policy.ipynb #92ac8b46
+# %% ../nbs/03a_policy.ipynb #04ce185c
 def _mix(
     name:str, # One of `MIXERS`
     xb:Tensor, # (B,C,H,W)
@@ -105,6 +105,7 @@ def _mix(
     x, visible = aug.mixup(xb, index, lam) if name == 'mixup' else aug.cutmix(xb, index, aug.box(_uniform(generator, 0, 1, m, 2), (1-lam).sqrt(), h, w))
     return x, index, visible, nominal
 
+# %% ../nbs/03a_policy.ipynb #9e6c889a
 def mix(
     xb:Tensor, # (B,C,H,W); all come back unmixed where B is under 4
     yb:Tensor, # (B,L) targets

@@ -171,7 +171,23 @@ def read_predictions(
     "Read a prediction file"
     return pd.read_parquet(path)
 
-# %% ../nbs/04e_runs.ipynb #8c0c8278
+# %% ../nbs/04e_runs.ipynb #c4ee0e0f
+def _with_prose(
+    ran:list, # Executed code cells, in order
+    source:Path|None, # The notebook they come from
+) -> list: # The same with the source's markdown cells between them
+    "Put a notebook's prose back between its executed cells"
+    if source is None or not Path(source).is_file(): return ran
+    cells, left = [], list(ran)
+    for c in nbformat.read(source, 4).cells:
+        if c.cell_type == 'markdown': cells.append(c)
+        elif any(o.source == c.source for o in left):
+            while left:
+                cells.append(left.pop(0))
+                if cells[-1].source == c.source: break
+    return cells + left
+
+# %% ../nbs/04e_runs.ipynb #71006c00
 class NotebookCopy:
     "Listens to the kernel it runs in, from its creation on, and saves what was executed as a notebook"
     def __init__(self):
@@ -209,18 +225,3 @@ class NotebookCopy:
         nb = new_notebook(cells=_with_prose(ran, source), metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
         nbformat.write(nb, path.with_name(f'{path.name}.tmp'))
         os.replace(path.with_name(f'{path.name}.tmp'), path)
-
-def _with_prose(
-    ran:list, # Executed code cells, in order
-    source:Path|None, # The notebook they come from
-) -> list: # The same with the source's markdown cells between them
-    "Put a notebook's prose back between its executed cells"
-    if source is None or not Path(source).is_file(): return ran
-    cells, left = [], list(ran)
-    for c in nbformat.read(source, 4).cells:
-        if c.cell_type == 'markdown': cells.append(c)
-        elif any(o.source == c.source for o in left):
-            while left:
-                cells.append(left.pop(0))
-                if cells[-1].source == c.source: break
-    return cells + left

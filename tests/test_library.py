@@ -1,7 +1,6 @@
 "The package as somebody else's library: in their loops, at their import times, for their type checker, and out of a wheel."
 import ast
 import os
-import shutil
 import subprocess
 import sys
 import venv
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import copy_checkout
 from readme import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -143,12 +143,7 @@ def test_types_of_the_public_surface(stubs):
 def wheel(tmp_path_factory):
     "The wheel of a copy of the tracked and new files, so that no folder of a build is left in the checkout"
     at = tmp_path_factory.mktemp('wheel')
-    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
-    for o in filter(None, files):
-        if (ROOT/o).is_file() and not o.startswith(('nbs/', 'tests/')):
-            (at/'src'/o).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT/o, at/'src'/o)
-    subprocess.run([BIN/'uv', 'build', '--quiet', '--wheel', '-o', at, at/'src'], check=True, capture_output=True)
+    subprocess.run([BIN/'uv', 'build', '--quiet', '--wheel', '-o', at, copy_checkout(at/'src', without=['nbs/', 'tests/'])], check=True, capture_output=True)
     return next(at.glob('*.whl'))
 
 

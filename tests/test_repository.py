@@ -2,13 +2,13 @@
 import ast
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from checkout import copy_checkout
 from readme import ROOT, render
 
 from cxrlt_nb.sources import CREDENTIALED
@@ -31,13 +31,7 @@ def forbidden(nb):
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory):
     "A copy of the tracked and new files, to export and clean without touching the checkout"
-    to = tmp_path_factory.mktemp('copy')
-    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
-    for o in filter(None, files):
-        if (ROOT/o).is_file() and not (ROOT/o).is_symlink():
-            (to/o).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT/o, to/o)
-    return to
+    return copy_checkout(tmp_path_factory.mktemp('copy'))
 
 
 def test_modules_are_exported(copy):

@@ -15,7 +15,7 @@ test: .venv/ready  ## every notebook's lessons, the command line, and the state 
 	$(BIN)/nbdev_test --n-workers 2
 	$(BIN)/pytest
 
-test-kill: .venv/ready  ## kill -9 at ten random moments of caching and training, resumed each time
+test-kill: .venv/ready  ## kill -9 at twelve random moments of caching and training, resumed each time
 	$(BIN)/python tests/kill.py
 
 # make study ROWS=8 DATA=nih ROOT=/data/nih: some rows only, on other data; make study-extended GROUP=loss: a group or a configuration of nbs/07_ablation.ipynb.

@@ -53,7 +53,7 @@ class Together(DistributedTrainer):
     "fastai's `DistributedTrainer` with loaders of shares"
     def _wrap_dl(self, dl): return dl if isinstance(dl, SplitDL) else SplitDL(dl, device=self.learn.model.device)
 
-# %% ../nbs/04g_distributed.ipynb #e64f0a2c
+# %% ../nbs/04g_distributed.ipynb #38a34c33
 def _end_with_parent():
     "Wait for the death of the process that started this one, and follow it"
     parent_process().join()
@@ -77,7 +77,7 @@ def run_processes(
     context = start_processes(_started, (f, *args), nprocs=n, join=False)
     try:
         while not context.join(): pass
-    except ProcessException as e: raise RuntimeError(f'one of {n} processes failed: {e.msg.strip().splitlines()[-1]}') from e
+    except ProcessException as e: raise RuntimeError(f'one of {n} processes failed: {e.msg.splitlines()[-1].strip()}') from e
     finally:
         for o in context.processes: o.kill(); o.join()
 

@@ -1,4 +1,4 @@
-"""kill -9 at ten random moments: five while a cache is built, five within a second of the end of an epoch of training.
+"""kill -9 at twelve random moments: five while a cache is built, five within a second of the end of an epoch of training, two in a training by two processes.
 
 Each is then started again, and must end with what an uninterrupted one has: the same images to the byte, the same history, metrics and predictions.
 """
@@ -54,10 +54,20 @@ def images(folder):
     return {i: hashlib.sha256(jpeg(m.part, m.row)).hexdigest() for i, m in c.meta.iterrows()}
 
 
-def training(home, out):
+def read(file):
+    try: return file.read_text()
+    except OSError: return ''
+
+
+def started(home):
+    "Processes that share a training"
+    return [o for o in Path('/proc').glob('[0-9]*') if 'spawn_main' in read(o/'cmdline') and f'CXRLT_HOME={home}' in read(o/'environ')]
+
+
+def training(home, out, *more):
     "A process that trains"
     env = dict(os.environ, CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
-    return subprocess.Popen([BIN/'papermill', ROOT/'nbs/05_train.ipynb', home/'x.ipynb', *ARGS, '-p', 'out', str(out)],
+    return subprocess.Popen([BIN/'papermill', ROOT/'nbs/05_train.ipynb', home/'x.ipynb', *ARGS, *more, '-p', 'out', str(out)],
                             env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -66,9 +76,9 @@ def epochs(out):
     return len(pd.read_csv(out/'history.csv')) if (out/'history.csv').exists() else 0
 
 
-def finish(home, out):
+def finish(home, out, *more):
     "Run to the end; its numbers"
-    p = training(home, out)
+    p = training(home, out, *more)
     err = p.communicate()[1]
     assert p.returncode == 0, err[-3000:]
     history = pd.read_csv(out/'history.csv').drop(columns='images_per_s')
@@ -87,16 +97,22 @@ def kill_caches(tmp, root, rng):
         yield f'cache {k+1}: killed after {after:.1f} of {usual:.1f} s with {there} of {len(whole)} images; resumed', images(folder) == whole
 
 
-def kill_trainings(tmp, home, rng):
-    whole = finish(home, tmp/'whole_run')
-    for k in range(KILLS):
+def kill_trainings(tmp, home, rng, kills, *more):
+    name = ' '.join(['training', *more[1:]])
+    whole = finish(home, tmp/f'{name} whole', *more)
+    for k in range(kills):
         shutil.rmtree(home/'data/cache')
-        out, after = tmp/f'run{k}', rng.uniform(0, 1)
-        p = training(home, out)
+        out, after = tmp/f'{name} {k}', rng.uniform(0, 1)
+        p = training(home, out, *more)
         while epochs(out) < k+1 and p.poll() is None: time.sleep(.01)
-        time.sleep(after); kill(p)
+        time.sleep(after)
+        shared = len(started(home))
+        kill(p)
         assert not (out/'record.json').exists(), 'a killed run looks finished'
-        yield f'training {k+1}: killed {after:.2f} s after epoch {k+1}, with {epochs(out)} of {EPOCHS} epochs; resumed', finish(home, out) == whole
+        assert bool(shared) == bool(more), f'{shared} processes share the training'
+        killed = time.time()
+        while started(home): assert time.time()-killed < 10, 'processes that shared the training have outlived it'
+        yield f'{name} {k+1}: killed {after:.2f} s after epoch {k+1}, with {epochs(out)} of {EPOCHS} epochs; resumed', finish(home, out, *more) == whole
 
 
 def main():
@@ -106,7 +122,7 @@ def main():
         home.mkdir()
         finish(home, tmp/'first')                        # draws the phantom, warms the caches of compiled code
         root = next((home/'data').glob('phantom-*'))
-        for moments in (kill_caches(tmp, root, rng), kill_trainings(tmp, home, rng)):
+        for moments in (kill_caches(tmp, root, rng), kill_trainings(tmp, home, rng, KILLS), kill_trainings(tmp, home, rng, 2, '-p', 'processes', '2')):
             for said, same in moments:
                 print(f'{said}: {"the same" if same else "SOMETHING ELSE"}', flush=True)
                 passed, failed = passed + same, failed + (not same)

@@ -19,12 +19,13 @@ test-kill: .venv/ready  ## kill -9 at ten random moments of caching and training
 	$(BIN)/python tests/kill.py
 
 # make study ROWS=8 DATA=nih ROOT=/data/nih: some rows only, on other data; make study-extended GROUP=loss: a group or a configuration of nbs/07_ablation.ipynb.
-# Both: SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once, by default one a GPU, or one; PROFILE, a folder of profiles/
+# Both: SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once, by default one a GPU, or one; PROFILE, a folder of profiles/:
+# PROFILE=slurm sends each training to a cluster as a job, at the paper's scale unless SCALE says otherwise.
 ROWS ?= all
 DATA ?= phantom
 GROUP ?= all
-SCALE ?= auto
 PROFILE ?= local
+SCALE ?= $(if $(filter local,$(PROFILE)),auto,paper)
 comma := ,
 DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)))
 JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1),17)

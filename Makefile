@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Compiled modules are kept: without them each kernel compiles some thousand files again.
 export PYTHONDONTWRITEBYTECODE :=
-.PHONY: train study study-extended bench test test-kill test-study compare-nih ensemble-report leakage-study export lock docs test-docs
+.PHONY: train study study-extended bench test test-kill test-study test-slurm compare-nih ensemble-report leakage-study export lock docs test-docs
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
@@ -38,6 +38,9 @@ study-extended: .venv/ready  ## what the paper leaves out: augmentation, label r
 
 test-study: .venv/ready  ## the study's graph at a tiny scale: killed and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
+
+test-slurm: .venv/ready  ## rows of Table 2 through Slurm on this machine, against the same without it; as root; some five minutes
+	$(BIN)/python tests/slurm.py
 
 bench: .venv/ready  ## ratios to what one would use instead; on a quiet machine, about two minutes
 	@mkdir -p runs

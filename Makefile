@@ -5,7 +5,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Compiled modules are kept: without them each kernel compiles some thousand files again.
 export PYTHONDONTWRITEBYTECODE :=
-.PHONY: train study study-extended bench test test-kill test-study compare-nih ensemble-report leakage-study export lock docs test-docs
+.PHONY: train study study-extended bench test test-kill test-study test-slurm compare-nih ensemble-report leakage-study export lock docs test-docs
 
 train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
@@ -19,12 +19,13 @@ test-kill: .venv/ready  ## kill -9 at twelve random moments of caching and train
 	$(BIN)/python tests/kill.py
 
 # make study ROWS=8 DATA=nih ROOT=/data/nih: some rows only, on other data; make study-extended GROUP=loss: a group or a configuration of nbs/07_ablation.ipynb.
-# Both: SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once, by default one a GPU, or one; PROFILE, a folder of profiles/
+# Both: SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once, by default one a GPU, or one; PROFILE, a folder of profiles/:
+# PROFILE=slurm sends each training to a cluster as a job, at the paper's scale unless SCALE says otherwise.
 ROWS ?= all
 DATA ?= phantom
 GROUP ?= all
-SCALE ?= auto
 PROFILE ?= local
+SCALE ?= $(if $(filter local,$(PROFILE)),auto,paper)
 comma := ,
 DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)))
 JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1),17)
@@ -37,6 +38,9 @@ study-extended: .venv/ready  ## what the paper leaves out: augmentation, label r
 
 test-study: .venv/ready  ## the study's graph at a tiny scale: killed and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
+
+test-slurm: .venv/ready  ## rows of Table 2 through Slurm on this machine, against the same without it; as root; some five minutes
+	$(BIN)/python tests/slurm.py
 
 bench: .venv/ready  ## ratios to what one would use instead; on a quiet machine, about two minutes
 	@mkdir -p runs

@@ -1,7 +1,7 @@
 # The study as a graph. `make study` and `make study-extended GROUP=augmentation` are what a person types; this is what they mean.
 #   config  rows     rows of Table 2, such as "8" or "1,2,3", or "all"; or
 #           asked    a group or a configuration of `cxrlt_nb.ablation.EXTENDED`, or "all"
-#           scale    paper, demo, or auto: paper where there is an accelerator
+#           scale    paper, demo, or auto: paper where there is an accelerator; on a cluster one of the first two, as its jobs have what the login node has not
 #           set      parameters of the training notebook that all trainings get, such as "images=96 epochs=1"
 #           data     phantom, nih or cxrlt, with `root`, the folder of the release (Table 2)
 #           devices  what CUDA_VISIBLE_DEVICES may be, such as "0,1"; by default all that there are, and on a cluster what the job was given;
@@ -39,7 +39,7 @@ try:
     else: trainings = ablation.trainings(ASKED, scale=scale)
     folders = {k: PLACE/v for k, v in identity.folders(trainings, NOTEBOOK, PHANTOM.name if PHANTOM else '').items()}
 except (ValueError, FileNotFoundError) as e: raise WorkflowError(str(e)) from None
-if (workflow.resource_settings.cores or 1) > 1 and not DEVICES and not scale.given.get('threads'):
+if workflow.is_main_process and (workflow.resource_settings.cores or 1) > 1 and not DEVICES and not scale.given.get('threads'):
     raise WorkflowError(f'{workflow.resource_settings.cores} trainings at once on a CPU want a number of threads each, such as SET="threads=1"')
 named = {f.name: k for k, f in folders.items()}
 RECORDS = [f/'record.json' for f in folders.values()]

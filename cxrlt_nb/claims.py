@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/claims.html.md"""
 # %% auto #0
 __all__ = ['CLAIMS', 'MARGIN', 'Claim', 'paper_difference', 'agrees', 'verdict', 'judge', 'write_table2', 'plot_claims']
 
-# %% ../nbs/07e_claims.ipynb #e0e8c94b
+# %% ../nbs/07e_claims.ipynb #557285c0
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from .ablation import TABLE2, Scale
-from .contrasts import write_result
 from .predict import open_run, run_table
-from .runs import home
+from .runs import home, write_result
 from .table2 import METRIC_NAMES, open_rows, row_costs, score_rows
 
 # %% ../nbs/07e_claims.ipynb #d0598c03

@@ -6,11 +6,9 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/contrasts.html.md"""
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'SHARED', 'COLUMNS', 'open_results', 'saved', 'predictions', 'check_comparable', 'contrast_table',
-           'write_result', 'read_result', 'write_contrasts', 'plot_contrasts']
+           'write_contrasts', 'plot_contrasts']
 
-# %% ../nbs/07c_contrasts.ipynb #dfccee6b
-import json
-import os
+# %% ../nbs/07c_contrasts.ipynb #d939dc09
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ from .ensemble import blend_weights, mean_ensemble, study_mean
 from .intervals import by_label, replicates
 from .metrics import tiers
 from .predict import open_run, run_table
-from .runs import home, read_json, read_predictions
+from .runs import home, read_json, read_predictions, write_result
 from .table import TRAIN_POSITIVES
 
 # %% ../nbs/07c_contrasts.ipynb #f84c6e5a
@@ -132,34 +130,6 @@ def contrast_table(
                 row |= dict(difference=d.mean(), **_interval(r, 'diff_'), other_side=(r*np.sign(d.mean()) <= 0).mean(), diff_seed_low=d.min(), diff_seed_high=d.max())
             rows.append(row | dict(seeds=len(v), images=len(y), patients=df.patient_id.loc[y.index].nunique(), images_per_s=np.median(rates) if rates else np.nan))
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
-
-# %% ../nbs/07c_contrasts.ipynb #88622980
-def write_result(
-    path:Path, # A csv file
-    table:pd.DataFrame, # The numbers
-    runs:list, # Finished runs with `p` and `record`, on one table
-    **said, # What else the head says
-):
-    "Write numbers whole or not at all, with the data, preset, commits, versions and machine of the runs; `ValueError` if they are on different tables"
-    every = lambda get: sorted({str(get(r)) for r in runs})
-    one = lambda values: values[0] if len(values) == 1 else values
-    e, source = runs[0].record['environment'], runs[0].record['data']
-    if len(data := every(lambda r: r.record['data']['fingerprint'])) > 1: raise ValueError(f'{path.name}: runs on different tables, {data}')
-    preset = {k: one([v for v in dict.fromkeys(r.p[k] for r in runs)]) for k in ('arch', 'size', 'epochs', 'lr', 'schedule', 'loss', 'n_folds', 'seed', 'split_seed')}
-    head = dict(data=f"{source['source']}, fingerprint {data[0]}", preset=preset, images=every(lambda r: r.p.images), **said,
-                **{k: every(lambda r: r.record['environment'][k]) for k in ('commit', 'code')},
-                **{k: e[k] for k in ('python', 'platform', 'cpu_cores', 'versions')}, finished=max(r.record['finished'] for r in runs))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'{path.name}.tmp')
-    tmp.write_text(''.join(f'# {k}: {json.dumps(v)}\n' for k, v in head.items()) + table.round(5).to_csv(index=False))
-    os.replace(tmp, path)
-
-def read_result(
-    path:Path, # A file by `write_result`
-) -> tuple: # (the numbers, what the head says)
-    "What `write_result` wrote"
-    head = dict(o[2:].split(': ', 1) for o in Path(path).read_text().splitlines() if o.startswith('# '))
-    return pd.read_csv(path, comment='#'), {k: json.loads(v) for k, v in head.items()}
 
 # %% ../nbs/07c_contrasts.ipynb #aad3be45
 def write_contrasts(

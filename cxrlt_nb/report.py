@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/report.html.md"""
 __all__ = ['STYLE', 'as_table', 'as_image', 'write_page', 'claims_table', 'real_hours', 'measured_rates', 'table_section',
            'cost_section', 'plot_frequency', 'as_marks', 'case_section', 'write_report', 'extended_section']
 
-# %% ../nbs/07g_report.ipynb #fe4c2334
+# %% ../nbs/07g_report.ipynb #ae8ec696
 import base64
 import io
 import os
@@ -26,8 +26,9 @@ from PIL import Image
 from .ablation import K, TABLE2, Scale
 from .cases import GROUPS, marks, pictures, study_cases
 from .claims import CLAIMS, plot_claims
-from .contrasts import plot_contrasts, read_result
+from .contrasts import plot_contrasts
 from .predict import open_run, run_table
+from .runs import read_result
 from .table import TRAIN_IMAGES
 from .table2 import METRIC_NAMES, PHASES, open_rows, side_by_side
 

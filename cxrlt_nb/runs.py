@@ -6,7 +6,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/runs.html.md"""
 
 # %% auto #0
 __all__ = ['BYSTANDERS', 'home', 'write_json', 'read_json', 'code_hash', 'environment', 'identity', 'run_name', 'claim', 'Run',
-           'save_predictions', 'read_predictions', 'NotebookCopy']
+           'save_predictions', 'read_predictions', 'write_result', 'read_result', 'NotebookCopy']
 
 # %% ../nbs/04e_runs.ipynb #9d979b12
 import ast
@@ -170,6 +170,34 @@ def read_predictions(
 ) -> pd.DataFrame: # Indexed by image id, one float32 column a label
     "Read a prediction file"
     return pd.read_parquet(path)
+
+# %% ../nbs/04e_runs.ipynb #88622980
+def write_result(
+    path:Path, # A csv file
+    table:pd.DataFrame, # The numbers
+    runs:list, # Finished runs with `p` and `record`, on one table
+    **said, # What else the head says
+):
+    "Write numbers whole or not at all, with the data, preset, commits, versions and machine of the runs; `ValueError` if they are on different tables"
+    every = lambda get: sorted({str(get(r)) for r in runs})
+    one = lambda values: values[0] if len(values) == 1 else values
+    e, source = runs[0].record['environment'], runs[0].record['data']
+    if len(data := every(lambda r: r.record['data']['fingerprint'])) > 1: raise ValueError(f'{path.name}: runs on different tables, {data}')
+    preset = {k: one([v for v in dict.fromkeys(r.p[k] for r in runs)]) for k in ('arch', 'size', 'epochs', 'lr', 'schedule', 'loss', 'n_folds', 'seed', 'split_seed')}
+    head = dict(data=f"{source['source']}, fingerprint {data[0]}", preset=preset, images=every(lambda r: r.p.images), **said,
+                **{k: every(lambda r: r.record['environment'][k]) for k in ('commit', 'code')},
+                **{k: e[k] for k in ('python', 'platform', 'cpu_cores', 'versions')}, finished=max(r.record['finished'] for r in runs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f'{path.name}.tmp')
+    tmp.write_text(''.join(f'# {k}: {json.dumps(v)}\n' for k, v in head.items()) + table.round(5).to_csv(index=False))
+    os.replace(tmp, path)
+
+def read_result(
+    path:Path, # A file by `write_result`
+) -> tuple: # (the numbers, what the head says)
+    "What `write_result` wrote"
+    head = dict(o[2:].split(': ', 1) for o in Path(path).read_text().splitlines() if o.startswith('# '))
+    return pd.read_csv(path, comment='#'), {k: json.loads(v) for k, v in head.items()}
 
 # %% ../nbs/04e_runs.ipynb #c4ee0e0f
 def _with_prose(

@@ -17,7 +17,7 @@ from fastcore.script import call_parse
 from scipy.stats import norm
 
 from cxrlt_nb import ensemble, intervals, metrics, predict
-from cxrlt_nb.contrasts import write_result
+from cxrlt_nb.runs import write_result
 from cxrlt_nb.table import TRAIN_IMAGES, TRAIN_POSITIVES
 
 NAMES = dict(map='mAP', mauc='mAUC', mf1='mF1')

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from cxrlt_nb import ensemble, folds, intervals, predict, runs
-from cxrlt_nb.contrasts import write_result
 
 BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
 PRESET = dict(data='phantom', scale='demo', images=1500, epochs=8, threads=1)
@@ -60,7 +59,7 @@ def main():
         if not ia.equals(ib): raise ValueError(f'{where}: the two rules were scored on different images; the difference would not be paired')
         rows.append(dict(rule='image minus patient', where=where) | interval(b-a, vb-va))
     table = pd.DataFrame(rows)
-    write_result(ROOT/'nbs/results/leakage.csv', table, [o for r in RULES for o in opened[r]], made_by='tests/leakage_study.py', interval='95 %, 1,000 replicates over patients, seed 0')
+    runs.write_result(ROOT/'nbs/results/leakage.csv', table, [o for r in RULES for o in opened[r]], made_by='tests/leakage_study.py', interval='95 %, 1,000 replicates over patients, seed 0')
     print(table.round(4).to_string())
 
 

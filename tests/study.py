@@ -14,7 +14,7 @@ from pathlib import Path
 
 from readme import ROOT
 
-from cxrlt_nb.contrasts import read_result
+from cxrlt_nb.runs import read_result
 
 TINY, KILLS = 'images=300 held_out=150 epochs=12 size=32 threads=1', 5
 

@@ -4,7 +4,8 @@
 #           scale    paper, demo, or auto: paper where there is an accelerator
 #           set      parameters of the training notebook that all trainings get, such as "images=96 epochs=1"
 #           data     phantom, nih or cxrlt, with `root`, the folder of the release (Table 2)
-#           devices  what CUDA_VISIBLE_DEVICES may be, such as "0,1"; by default all that there are, and on a cluster what the job was given
+#           devices  what CUDA_VISIBLE_DEVICES may be, such as "0,1"; by default all that there are, and on a cluster what the job was given;
+#                    a training takes one, or as many as its parameter `processes` says
 #           results  folder of the tables; by default nbs/results for a study as it is, and runs/table2 or runs/extended for one with values of your own
 import hashlib
 import json

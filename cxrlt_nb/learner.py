@@ -6,9 +6,9 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/learner.html.md"""
 
 # %% auto #0
 __all__ = ['paper_adam', 'body_and_head', 'make_learner', 'keep_freed_memory', 'SeedEpochs', 'Checkpoint', 'fit', 'predict_rows',
-           'predict_splits', 'evaluate', 'score_splits', 'score_table', 'verdict']
+           'predict_splits', 'evaluate', 'verdict', 'score_splits', 'score_table']
 
-# %% ../nbs/04f_learner.ipynb #253ee419
+# %% ../nbs/04f_learner.ipynb #315b737f
 import ctypes
 import json
 import math
@@ -29,7 +29,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric, ActivationType
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import params, set_seed
+from fastai.torch_core import get_model, num_distrib, params, rank_distrib, set_seed
 from fastcore.foundation import L
 
 from .data import rows_dl
@@ -73,7 +73,7 @@ def keep_freed_memory() -> bool: # Whether the C library has taken it; others th
     except OSError: return False
     return bool(libc.mallopt(-4, 0) and libc.mallopt(-1, 2**31-1))
 
-# %% ../nbs/04f_learner.ipynb #713261ee
+# %% ../nbs/04f_learner.ipynb #ff8bfa9c
 class SeedEpochs(Callback):
     "Set every random state at the start of an epoch, from the seed and the epoch's number"
     order = -20
@@ -81,11 +81,11 @@ class SeedEpochs(Callback):
         seed:int, # The run's seed
     ): self.seed = seed
     def before_epoch(self):
-        state = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        set_seed(state)
-        self.dls.train.rng = random.Random(state)
+        state = lambda process: int(np.random.SeedSequence([self.seed, self.epoch, process]).generate_state(1)[0])
+        set_seed(state(rank_distrib()))
+        self.dls.train.rng = random.Random(state(0))
 
-# %% ../nbs/04f_learner.ipynb #346f5709
+# %% ../nbs/04f_learner.ipynb #816ea4ee
 class Checkpoint(Callback):
     "Keep a row of history and a checkpoint of each epoch in `folder`; go on from the last one"
     order = 55
@@ -96,11 +96,13 @@ class Checkpoint(Callback):
 
     def saved(self) -> dict|None: return torch.load(self.file, weights_only=True, map_location='cpu') if self.file.exists() else None
 
+    def done(self) -> int: return (self.saved() or dict(epoch=-1))['epoch'] + 1 # epochs
+
     def before_fit(self):
         state = self.saved() or dict(history=[], epoch=-1)
         self.history, self.first = state['history'], state['epoch']+1
         if not self.first: return
-        self.model.load_state_dict(state['model'])
+        get_model(self.model).load_state_dict(state['model'])
         self.opt.load_state_dict(state['opt'])
         self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = state['smooth_loss'][0], torch.tensor(state['smooth_loss'][1])
         self.say(f'going on after epoch {self.first} of {self.n_epoch}')
@@ -108,22 +110,22 @@ class Checkpoint(Callback):
     def before_train(self): self.start = time.perf_counter()
 
     def after_train(self):
-        self.rate = self.dls.train.bs*len(self.dls.train)/(time.perf_counter()-self.start)
+        self.rate = self.dls.train.bs*len(self.dls.train)*max(1, num_distrib())/(time.perf_counter()-self.start)
         if not math.isfinite(float(self.smooth_loss)): raise FloatingPointError(f'the loss is {float(self.smooth_loss)} in epoch {self.epoch+1}: the training diverged; try a smaller lr')
 
     def after_epoch(self):
-        if self.epoch < self.first: return
+        if self.epoch < self.first or rank_distrib(): return               # the first of several processes writes for all
         train_loss, valid_loss, mAP = (float(o) for o in self.recorder.final_record)
-        self.history.append(dict(epoch=self.epoch+1, train_loss=train_loss, valid_loss=valid_loss, mAP=mAP, images_per_s=round(self.rate, 1)))
+        self.history.append(dict(epoch=self.epoch+1, train_loss=train_loss, valid_loss=valid_loss, mAP=mAP, peak_memory=torch.cuda.max_memory_allocated(), images_per_s=round(self.rate, 1)))
         opt = self.opt.state_dict()
         for group in opt['param_groups']: group['lr'] = float(group['lr']) # a schedule leaves numpy's, which a safe load refuses
-        state = dict(model=self.model.state_dict(), opt=opt, history=self.history, epoch=self.epoch,
+        state = dict(model=get_model(self.model).state_dict(), opt=opt, history=self.history, epoch=self.epoch,
                      smooth_loss=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)])
         torch.save(state, self.file.with_suffix('.tmp')); os.replace(self.file.with_suffix('.tmp'), self.file)
         pd.DataFrame(self.history).to_csv(self.table.with_suffix('.tmp'), index=False); os.replace(self.table.with_suffix('.tmp'), self.table)
         self.say(f'epoch {self.epoch+1:2d}/{self.n_epoch}  train loss {train_loss:.4f}  valid loss {valid_loss:.4f}  valid mAP {mAP:.3f}  {self.rate:.0f} images/s')
 
-# %% ../nbs/04f_learner.ipynb #9bb42e93
+# %% ../nbs/04f_learner.ipynb #0530e2d2
 def fit(
     learn:Learner, # From `make_learner`
     folder:Path, # The run's folder
@@ -140,12 +142,12 @@ def fit(
     sched = [ParamScheduler({'lr': combined_cos(.25, lrs/25, lrs, lrs/1e5)})] if schedule == 'one_cycle' else []
     learn.create_opt()
     if body_lr == 0: learn.freeze()
-    done = (keep.saved() or dict(epoch=-1))['epoch'] + 1
+    done = keep.done()
     with learn.no_mbar(), learn.no_logging():
         if epochs > done: learn.fit(epochs, lr=list(lrs), cbs=[SeedEpochs(seed), keep, *sched], start_epoch=done)
     state = keep.saved()
-    if state: learn.model.load_state_dict(state['model'])
-    return pd.DataFrame(state['history'] if state else [], columns=['epoch', 'train_loss', 'valid_loss', 'mAP', 'images_per_s'])
+    if state: learn.model.to(learn.dls.device).load_state_dict(state['model'])
+    return pd.DataFrame(state['history'] if state else [], columns=['epoch', 'train_loss', 'valid_loss', 'mAP', 'peak_memory', 'images_per_s'])
 
 # %% ../nbs/04f_learner.ipynb #3ad3cd11
 def predict_rows(
@@ -164,7 +166,7 @@ def predict_splits(
     "The model's probabilities for every row that it has not learned from"
     return {k: predict_rows(learn, v) for k, v in at.items() if k != 'train' and len(v)}
 
-# %% ../nbs/04f_learner.ipynb #1a84914e
+# %% ../nbs/04f_learner.ipynb #0f548067
 def evaluate(
     y:pd.DataFrame, # (N,C) 0/1 targets, a column a label
     probs:np.ndarray, # (N,C) probabilities
@@ -180,6 +182,16 @@ def evaluate(
                 guessing=dict(level=float(guess.level), p95=float(guess.p95), times=float(intervals.value['map']/guess.level), labels_above=int(by_label.above.sum())),
                 by_label=json.loads(by_label.to_json(orient='index')))
 
+# %% ../nbs/04f_learner.ipynb #6f033d16
+def verdict(
+    scores:dict, # From `evaluate`
+) -> str:
+    "One line on how far a result lies from guessing"
+    g, m = scores['guessing'], scores['map']
+    return (f"mAP {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}] on {scores['images']} images: {g['times']:.2f} times the guessing level of {g['level']:.3f} "
+            f"(its 95th percentile is {g['p95']:.3f}); {g['labels_above']} of {scores['labels']} labels above their own 95th percentile")
+
+# %% ../nbs/04f_learner.ipynb #c9a2f7ad
 def score_splits(
     probs:dict, # From `predict_splits`
     at:dict, # Rows of each split
@@ -193,6 +205,7 @@ def score_splits(
     return {k: evaluate(pd.DataFrame(targets[r].astype(int), columns=labels), np.concatenate([probs[o] for o in parts[k]]), patient_id[r])
             for k, r in rows.items() if not np.isnan(targets[r]).any()}
 
+# %% ../nbs/04f_learner.ipynb #f6fb86ce
 def score_table(
     scores:dict, # From `score_splits`
 ) -> pd.DataFrame: # One row a split: images, patients, each metric with its interval, the guessing level
@@ -200,11 +213,3 @@ def score_table(
     text = lambda o: f"{o['value']:.3f} [{o['low']:.3f}, {o['high']:.3f}]"
     return pd.DataFrame({k: dict(images=v['images'], patients=v['patients'], mAP=text(v['map']), mAUC=text(v['mauc']), mF1=text(v['mf1']),
                                  guessing=f"{v['guessing']['level']:.3f}") for k, v in scores.items()}).T
-
-def verdict(
-    scores:dict, # From `evaluate`
-) -> str:
-    "One line on how far a result lies from guessing"
-    g, m = scores['guessing'], scores['map']
-    return (f"mAP {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}] on {scores['images']} images: {g['times']:.2f} times the guessing level of {g['level']:.3f} "
-            f"(its 95th percentile is {g['p95']:.3f}); {g['labels_above']} of {scores['labels']} labels above their own 95th percentile")

@@ -198,7 +198,7 @@ def side_by_side(
             'guessing': f"{t.guess['map']:.3f}" + ('' if t.clears['map'] else ': not cleared')}
     return pd.DataFrame(out).T
 
-# %% ../nbs/07d_table2.ipynb #e3e4888e
+# %% ../nbs/07d_table2.ipynb #0c16794e
 def row_costs(
     rows, # Indices in Table 2
     opened:dict, # From `open_rows`
@@ -207,7 +207,7 @@ def row_costs(
     out = {}
     for row in rows:
         runs = [o for k in TABLE2[row].members or (row,) for o in opened[k]]
-        gpu, seconds = runs[0].record.environment['gpu'], [sum(o.record.seconds.values())*(1 if o.record.environment['gpu'] else o.p.threads or 1) for o in runs]
+        gpu, seconds = runs[0].record.environment['gpu'], [sum(o.record.seconds.values())*(o.p.get('processes', 1) if o.record.environment['gpu'] else o.p.threads or 1) for o in runs]
         rates = [o.record.images_per_s for o in runs if o.record.images_per_s]
         peaks = [o.record.get('peak_memory') or (read_json(f)['peak_memory'] if (f := o.folder/'job.json').exists() else None) for o in runs]
         out[row] = dict(trainings=len(runs), hours=sum(seconds)/3600, of='GPU' if gpu else 'core', machine=gpu[0] if gpu else runs[0].record.environment['platform'],

@@ -25,7 +25,7 @@ from fasttransform import Transform
 
 from .cache import CachedImages
 
-# %% ../nbs/02a_data.ipynb #de62e9e1
+# %% ../nbs/02a_data.ipynb #11dc27d1
 class Radiograph(TensorImageBW):
     "A gray radiograph `(1,S,S)` or a batch of them; shown with air dark and bone bright"
     _show_args = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
@@ -35,12 +35,13 @@ class Findings(MultiCategory):
     def show(self, ctx=None, **kwargs): return show_title(textwrap.fill(', '.join(self) or 'no label', 34), ctx=ctx)
 
 class ReadImages(Transform):
-    "Row number(s) → `Radiograph`, uint8"
+    "Row number(s) → `Radiograph`, uint8; large batches by as many threads as torch has, which is one in a loader process"
     def __init__(self,
         images:CachedImages, # The cache in the order of the table's rows
     ): self.images = images
     def encodes(self, rows):
-        x = torch.from_numpy(self.images.read(np.atleast_1d(rows)))
+        worth = np.size(rows)*self.images.cache.size**2//500_000          # to wake a thread takes as long as half a megapixel gains
+        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), min(torch.get_num_threads(), max(1, worth))))
         return Radiograph(x if np.ndim(rows) else x[0])
 
 class ReadTargets(Transform):
@@ -69,10 +70,10 @@ def FindingsBlock(
     "A block of multi-label targets"
     return TransformBlock(type_tfms=ReadTargets(targets, labels))
 
-# %% ../nbs/02a_data.ipynb #cfb4d5d2
+# %% ../nbs/02a_data.ipynb #32184f3f
 class BatchDL(TfmdDL):
     "A `TfmdDL` that reads its batch in one call of each type transform"
-    def create_item(self, s): return self.dataset.items[s or 0]
+    def do_item(self, s): return self.dataset.items[s or 0]
     def do_batch(self, b):
         rows = np.asarray(b)
         return tuple(o.tfms(rows) for o in self.dataset.tls)

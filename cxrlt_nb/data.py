@@ -1,4 +1,4 @@
-"""A fastai `DataBlock` over the cache that reads a batch at a time
+"""fastai's data sets and loaders over the cache, a batch at a time
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 
@@ -8,14 +8,14 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 __all__ = ['Radiograph', 'Findings', 'ReadImages', 'ReadTargets', 'RadiographBlock', 'FindingsBlock', 'BatchDL', 'make_dls',
            'rows_dl']
 
-# %% ../nbs/02a_data.ipynb #0f75e7db
+# %% ../nbs/02a_data.ipynb #3fc1f17f
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.block import DataBlock, TransformBlock
+from fastai.data.block import TransformBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import IntToFloatTensor, MultiCategory, Normalize, TensorMultiCategory
 from fastai.vision.core import TensorImageBW
@@ -78,7 +78,7 @@ class BatchDL(TfmdDL):
         rows = np.asarray(b)
         return tuple(o.tfms(rows) for o in self.dataset.tls)
 
-# %% ../nbs/02a_data.ipynb #3210ab86
+# %% ../nbs/02a_data.ipynb #00e1c71f
 def make_dls(
     images:CachedImages, # The cache in the order of the table's rows
     targets:np.ndarray, # (N,C) 0/1, in the same order
@@ -94,9 +94,10 @@ def make_dls(
 ) -> DataLoaders:
     "fastai `DataLoaders` over cached radiographs; `ValueError` where there are fewer training rows than a batch holds"
     if len(train_rows) < bs: raise ValueError(f'{len(train_rows)} training images do not fill one batch of {bs}; give more images or a smaller bs')
-    block = DataBlock(blocks=(RadiographBlock(images, mean, std), FindingsBlock(targets, labels)), dl_type=BatchDL, batch_tfms=list(batch_tfms),
-                      splitter=lambda items: (list(train_rows), list(valid_rows)))
-    dls = block.dataloaders(np.arange(len(images)), bs=bs, val_bs=2*bs, num_workers=num_workers, **kwargs)
+    x, y = RadiographBlock(images, mean, std), FindingsBlock(targets, labels)
+    rows, n = np.concatenate([train_rows, valid_rows]).astype(int), len(train_rows)
+    ds = Datasets(rows, [x.type_tfms, y.type_tfms], splits=(slice(n), slice(n, None)), n_inp=1, dl_type=BatchDL) # slices: 264,849 rows are not looked at one by one
+    dls = ds.dataloaders(bs=bs, val_bs=2*bs, num_workers=num_workers, after_batch=[*x.batch_tfms, *batch_tfms], **kwargs)
     dls.vocab = list(labels)
     return dls
 

@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/cache.html.md"""
 # %% auto #0
 __all__ = ['RESIZE_RULES', 'decode_gray', 'to_square', 'ImageCache', 'cache_folder', 'build_cache', 'CachedImages', 'fill_sizes']
 
-# %% ../nbs/02_cache.ipynb #c440dd3f
+# %% ../nbs/02_cache.ipynb #9bfe5875
 import hashlib
 import io
 import json
@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,7 @@ def build_cache(
         warnings.warn(f'{n} of {len(df)} images are smaller than {size} px and were enlarged: they hold no more detail than they had')
     return cache
 
-# %% ../nbs/02_cache.ipynb #5900197c
+# %% ../nbs/02_cache.ipynb #57c41f39
 class CachedImages:
     "Images of a cache in the order of a table's rows: `images.read(rows)` is a batch"
     def __init__(self,
@@ -174,15 +175,27 @@ class CachedImages:
 
     def read(self,
         rows:Sequence[int], # Rows of the table
+        threads:int=1, # That share the decoding
     ) -> np.ndarray: # (B,1,S,S) uint8
         "Decode a batch"
-        s = self.cache.size
-        out = np.empty((len(rows), 1, s, s), np.uint8)
+        out = np.empty((len(rows), 1, self.cache.size, self.cache.size), np.uint8)
+        if threads == 1: self._decode(rows, out)
+        else: list(_threads(threads).map(lambda k: self._decode(rows[k::threads], out[k::threads]), range(threads)))
+        return out
+
+    def _decode(self, rows, out):
         for o, r in zip(out, rows):
             offsets, data = self.cache.parts[self.part[r]]
             k = self.row[r]
             simplejpeg.decode_jpeg(data[offsets[k]:offsets[k+1]], 'GRAY', buffer=o)
-        return out
+
+@lru_cache
+def _threads(
+    n:int, # How many
+) -> ThreadPoolExecutor:
+    "Threads that outlive a batch; a forked process inherits none and makes its own"
+    return ThreadPoolExecutor(n)
+os.register_at_fork(after_in_child=_threads.cache_clear)
 
 # %% ../nbs/02_cache.ipynb #c9ae4132
 def fill_sizes(

@@ -1,4 +1,4 @@
-"""A fastai `DataBlock` over the cache that reads a batch at a time
+"""fastai's data sets and loaders over the cache, a batch at a time
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 
@@ -8,14 +8,14 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 __all__ = ['Radiograph', 'Findings', 'ReadImages', 'ReadTargets', 'RadiographBlock', 'FindingsBlock', 'BatchDL', 'make_dls',
            'rows_dl']
 
-# %% ../nbs/02a_data.ipynb #0f75e7db
+# %% ../nbs/02a_data.ipynb #3fc1f17f
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.block import DataBlock, TransformBlock
+from fastai.data.block import TransformBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import IntToFloatTensor, MultiCategory, Normalize, TensorMultiCategory
 from fastai.vision.core import TensorImageBW
@@ -25,7 +25,7 @@ from fasttransform import Transform
 
 from .cache import CachedImages
 
-# %% ../nbs/02a_data.ipynb #de62e9e1
+# %% ../nbs/02a_data.ipynb #11dc27d1
 class Radiograph(TensorImageBW):
     "A gray radiograph `(1,S,S)` or a batch of them; shown with air dark and bone bright"
     _show_args = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
@@ -35,12 +35,13 @@ class Findings(MultiCategory):
     def show(self, ctx=None, **kwargs): return show_title(textwrap.fill(', '.join(self) or 'no label', 34), ctx=ctx)
 
 class ReadImages(Transform):
-    "Row number(s) → `Radiograph`, uint8"
+    "Row number(s) → `Radiograph`, uint8; large batches by as many threads as torch has, which is one in a loader process"
     def __init__(self,
         images:CachedImages, # The cache in the order of the table's rows
     ): self.images = images
     def encodes(self, rows):
-        x = torch.from_numpy(self.images.read(np.atleast_1d(rows)))
+        worth = np.size(rows)*self.images.cache.size**2//500_000          # to wake a thread takes as long as half a megapixel gains
+        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), min(torch.get_num_threads(), max(1, worth))))
         return Radiograph(x if np.ndim(rows) else x[0])
 
 class ReadTargets(Transform):
@@ -69,15 +70,15 @@ def FindingsBlock(
     "A block of multi-label targets"
     return TransformBlock(type_tfms=ReadTargets(targets, labels))
 
-# %% ../nbs/02a_data.ipynb #cfb4d5d2
+# %% ../nbs/02a_data.ipynb #32184f3f
 class BatchDL(TfmdDL):
     "A `TfmdDL` that reads its batch in one call of each type transform"
-    def create_item(self, s): return self.dataset.items[s or 0]
+    def do_item(self, s): return self.dataset.items[s or 0]
     def do_batch(self, b):
         rows = np.asarray(b)
         return tuple(o.tfms(rows) for o in self.dataset.tls)
 
-# %% ../nbs/02a_data.ipynb #3210ab86
+# %% ../nbs/02a_data.ipynb #00e1c71f
 def make_dls(
     images:CachedImages, # The cache in the order of the table's rows
     targets:np.ndarray, # (N,C) 0/1, in the same order
@@ -93,9 +94,10 @@ def make_dls(
 ) -> DataLoaders:
     "fastai `DataLoaders` over cached radiographs; `ValueError` where there are fewer training rows than a batch holds"
     if len(train_rows) < bs: raise ValueError(f'{len(train_rows)} training images do not fill one batch of {bs}; give more images or a smaller bs')
-    block = DataBlock(blocks=(RadiographBlock(images, mean, std), FindingsBlock(targets, labels)), dl_type=BatchDL, batch_tfms=list(batch_tfms),
-                      splitter=lambda items: (list(train_rows), list(valid_rows)))
-    dls = block.dataloaders(np.arange(len(images)), bs=bs, val_bs=2*bs, num_workers=num_workers, **kwargs)
+    x, y = RadiographBlock(images, mean, std), FindingsBlock(targets, labels)
+    rows, n = np.concatenate([train_rows, valid_rows]).astype(int), len(train_rows)
+    ds = Datasets(rows, [x.type_tfms, y.type_tfms], splits=(slice(n), slice(n, None)), n_inp=1, dl_type=BatchDL) # slices: 264,849 rows are not looked at one by one
+    dls = ds.dataloaders(bs=bs, val_bs=2*bs, num_workers=num_workers, after_batch=[*x.batch_tfms, *batch_tfms], **kwargs)
     dls.vocab = list(labels)
     return dls
 

@@ -117,12 +117,12 @@ def check_parameters(
         if not _fits(given[k], kinds[k]): raise TypeError(f'parameter {k!r} is {given[k]!r}; {" or ".join("nothing" if o is type(None) else o.__name__ for o in get_args(kinds[k]) or [kinds[k]])} is wanted')
     return {k: float(given[k]) if kinds[k] is float else given[k] for k in kinds}
 
-# %% ../nbs/04d_recipe.ipynb #a93800f1
+# %% ../nbs/04d_recipe.ipynb #8d81b405
 def _at_least(low): return (lambda v: v >= low), f'{low} or more'
 def _share(): return (lambda v: 0 <= v <= 1), 'a number from 0 to 1'
 def _one_of(*words): return (lambda v: v in words), f'one of {", ".join(words)}'
 
-_LIMITS = dict(size=_at_least(16), epochs=_at_least(0), bs=_at_least(2), images=_at_least(1), held_out=_at_least(1), n_folds=_at_least(2), fold=_at_least(0),
+_LIMITS = dict(size=_at_least(16), epochs=_at_least(0), bs=((lambda v: v == 'auto' or type(v) is int and v >= 2), '2 or more, or auto,'), images=_at_least(1), held_out=_at_least(1), n_folds=_at_least(2), fold=_at_least(0),
     seed=_at_least(0), lr=((lambda v: v > 0), 'more than 0'), wd=_at_least(0), body_lr=_at_least(0), drop_rate=_share(), label_smoothing=_share(), alpha=_share(),
     gamma=_at_least(0), difficulty=_share(), label_noise=_share(), threads=_at_least(1), processes=_at_least(1), num_workers=_at_least(0), schedule=_one_of('constant', 'one_cycle'),
     precision=_one_of('fp32', 'bf16'), fold_by=_one_of('patient', 'image'), loss=_one_of('focal', 'bce', 'asl'), resize=_one_of('squish', 'pad', 'crop'),
@@ -133,6 +133,7 @@ def resolve(
 ) -> dict: # The same with no scale's choice left open, and `scale` and `budget` as they are
     "Fill what was left open from the run's scale; `ValueError` for a value out of range"
     scale = pick_scale(given['scale'])
+    if given.get('bs') == 'auto' and not torch.cuda.is_available(): given = given | dict(bs=None) # there is no card to fill: the scale's choice
     p = {k: SCALES[scale].get(k) if v is None else v for k, v in given.items()} | dict(scale=scale, budget=SCALES[scale]['budget'])
     if scale == 'demo' and 'bs' in given and given['bs'] is None and p['size'] > 256: p['bs'] = 8 # few images still make many steps, and fit a laptop's memory
     if 'precision' in p: p['precision'] = p['precision'] or ('bf16' if torch.cuda.is_available() else 'fp32')
@@ -141,5 +142,5 @@ def resolve(
         if p.get(k) is not None and not ok(p[k]): raise ValueError(f'parameter {k!r} is {p[k]!r}; {wanted} is wanted')
     if p.get('data') in ('nih', 'cxrlt') and not p.get('root'): raise ValueError(f"parameter 'root' is empty; with data={p['data']} it is the folder of the release")
     if 'fold' in p and p['fold'] >= p['n_folds']: raise ValueError(f"parameter 'fold' is {p['fold']}; with n_folds={p['n_folds']} the folds are 0 to {p['n_folds']-1}")
-    if any(p.get(k) for k in MIXERS) and p['bs']//p.get('processes', 1) < 4: raise ValueError(f"parameter 'bs' is {p['bs']}; a mosaic is made of four images of a process's part of a batch")
+    if any(p.get(k) for k in MIXERS) and p['bs'] != 'auto' and p['bs']//p.get('processes', 1) < 4: raise ValueError(f"parameter 'bs' is {p['bs']}; a mosaic is made of four images of a process's part of a batch")
     return p

@@ -70,12 +70,12 @@ def FindingsBlock(
     "A block of multi-label targets"
     return TransformBlock(type_tfms=ReadTargets(targets, labels))
 
-# %% ../nbs/02a_data.ipynb #32184f3f
+# %% ../nbs/02a_data.ipynb #a579102f
 class BatchDL(TfmdDL):
     "A `TfmdDL` that reads its batch in one call of each type transform"
-    def do_item(self, s): return self.dataset.items[s or 0]
+    def do_item(self, s): return s or 0
     def do_batch(self, b):
-        rows = np.asarray(b)
+        rows = self.dataset.items[np.asarray(b)]
         return tuple(o.tfms(rows) for o in self.dataset.tls)
 
 # %% ../nbs/02a_data.ipynb #00e1c71f

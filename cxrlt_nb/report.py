@@ -9,7 +9,7 @@ __all__ = ['STYLE', 'as_table', 'as_image', 'write_page', 'claims_table', 'real_
            'table_section', 'cost_section', 'plot_frequency', 'as_marks', 'case_section', 'write_report',
            'extended_section']
 
-# %% ../nbs/07g_report.ipynb #ae8ec696
+# %% ../nbs/07g_report.ipynb #85880e67
 import base64
 import io
 import os
@@ -29,7 +29,7 @@ from .cases import GROUPS, marks, pictures, study_cases
 from .claims import CLAIMS, plot_claims
 from .contrasts import plot_contrasts
 from .predict import open_run, run_table
-from .runs import read_result
+from .runs import read_json, read_result
 from .table import TRAIN_IMAGES
 from .table2 import METRIC_NAMES, PHASES, open_rows, side_by_side
 
@@ -103,17 +103,18 @@ def real_hours(
             rows.append(dict(row=k, gpu=gpu, trainings=sum(n), hours=sum(hours), peak_gib=np.max([get(o, 'peak_gib') for o in parts])))
     return pd.DataFrame(rows, columns=['row', 'gpu', 'trainings', 'hours', 'peak_gib'])
 
-# %% ../nbs/07g_report.ipynb #2572ea54
+# %% ../nbs/07g_report.ipynb #ec220d2c
 def measured_rates(
     opened:dict, # From `open_rows`
-    results:Path|None=None, # Folder that may hold `gpu_rates.csv`, by `write_result` or by hand, with the same columns
+    results:Path|None=None, # Folder that may hold the benchmark's `bench.json`
 ) -> pd.DataFrame: # arch, size, images_per_s, gpu, peak_gib
-    "What was measured on a GPU: by this study's own runs, and by a file of results if there is one"
+    "What was measured on a GPU: by this study's own runs, and by the benchmark if it had one"
     cols, runs = ['arch', 'size', 'images_per_s', 'gpu', 'peak_gib'], {o.name: o for rs in opened.values() for o in rs}.values()
     own = pd.DataFrame([dict(arch=o.p.arch, size=o.p.size, images_per_s=o.record.images_per_s, gpu=o.record.environment['gpu'][0], peak_gib=(o.record.get('peak_memory') or np.nan)/2**30)
                         for o in runs if o.record.environment['gpu'] and o.record.images_per_s], columns=cols)
-    file = results/'gpu_rates.csv' if results else None
-    return pd.concat([own, read_result(file)[0][cols]]) if file and file.exists() else own
+    file = results/'bench.json' if results else None
+    bench = read_json(file)['gpu_rates'] if file and file.exists() else []
+    return pd.concat([own, pd.DataFrame(bench, columns=cols)]) if bench else own
 
 # %% ../nbs/07g_report.ipynb #222e111c
 def scale_section(
@@ -186,7 +187,7 @@ def case_section(
           + ', '.join(f'{v}: {share.get(g, 0):.0%}' for g, v in GROUPS.items()) + f' of {len(cases.group):,} images. A plus is wrong, a minus is missing.'),
         *([] if images is not None else [P('Images and rows of credentialed data are not shown.')]), Div(*cards, cls='cases'))
 
-# %% ../nbs/07g_report.ipynb #fc6f5892
+# %% ../nbs/07g_report.ipynb #1abdf51c
 def write_report(
     rows, # Indices in Table 2
     scale:Scale, # See `study_scale`
@@ -195,7 +196,7 @@ def write_report(
     claims:Path, # By `write_table2`
     cost:Path, # By `write_table2`
     to:Path, # The html file
-    results:Path|None=None, # Folder that may hold `gpu_rates.csv` and tables of the extended part
+    results:Path|None=None, # Folder that may hold `bench.json` and tables of the extended part
 ) -> Path: # `to`
     "The report of a study"
     opened, (lines, head), judged, costs = open_rows(rows, scale, folders), read_result(table2), read_result(claims)[0], read_result(cost)[0]

@@ -119,9 +119,6 @@ class Entries(Processor):
         done, cells = set(), []
         for c in self.nb.cells:
             cells.append(c)
-            if c is self.nb.cells[0]:   # of the first cell nbdev keeps title and description alone
-                c.source, rest = re.fullmatch(r'(# [^\n]+(?:\n+> [^\n]+)*)(.*)', c.source, re.S).groups()
-                if rest.strip(): cells.append(mk_cell(rest.strip(), 'markdown'))
             if c.cell_type != 'code' or not {'export', 'exports'} & c.directives_.keys(): continue
             for o in ast.parse(c.source).body:
                 names = [getattr(o, 'name', None)] if not isinstance(o, (ast.Assign, ast.AnnAssign)) else [n.id for n in ast.walk(o) if isinstance(n, ast.Name)]
@@ -193,8 +190,10 @@ def listed(entries):
         else: yield from listed(o.get('contents', []))
 
 
-def check_sidebar():
+def check_pages():
+    "Every page has a name of its own and stands in the sidebar"
     want = {o.name for o in [*notebooks(), *NBS.glob('*.qmd')]}
+    if twice := [k for k, n in Counter(Path(clean_name(o)).stem for o in want).items() if n > 1]: sys.exit(f'more than one source for {twice[0]}.html')
     have = set(listed(yaml.safe_load((ROOT/'_quarto.yml').read_text())['website']['sidebar']['contents']))
     if want != have: sys.exit(f'_quarto.yml: the sidebar lacks {sorted(want-have)} and names {sorted(have-want)}, which is not there')
 
@@ -214,7 +213,7 @@ def finish(site, reference):
 def main():
     start = time.time()
     if not (NODE/'katex').is_dir(): sys.exit('KaTeX is missing: `make docs` fetches it with npm (apt-get install npm, or any Node 18 or later)')
-    check_sidebar()
+    check_pages()
     reference = stage()
     layout.KATEX = KATEX
     site = Site(load(STAGE), quiet=True)

@@ -58,6 +58,7 @@ if STUDY == 'extended':
     rule table:
         input: RECORDS
         output: TABLE
+        params: code=identity.module_hash('contrasts')
         message: 'compare the configurations of {ASKED!r}: {output}'
         run:
             from cxrlt_nb import contrasts
@@ -76,6 +77,7 @@ else:
     rule report:
         input: RECORDS, TABLES
         output: PLACE/'report.html'
+        params: code=identity.module_hash('report')
         message: 'report: {output}'
         run:
             from cxrlt_nb import report
@@ -84,6 +86,7 @@ else:
     rule table2:
         input: RECORDS, [PLACE/f'{k}.mirrored' for k in MIRRORS]
         output: TABLES
+        params: code=identity.module_hash('claims')
         message: 'score rows {ASKED} of Table 2 and judge the claims on them: {output[0]}'
         run:
             from cxrlt_nb import claims
@@ -92,7 +95,7 @@ else:
     rule mirror:
         input: lambda w: [f/'record.json' for f in MIRRORS[w.key]]
         output: touch(PLACE/'{key}.mirrored')
-        params: folders=lambda w: MIRRORS[w.key]
+        params: folders=lambda w: MIRRORS[w.key], code=identity.module_hash('table2')
         message: 'see the mirror images of {wildcards.key}'
         shell: '{sys.executable} -m cxrlt_nb.table2 {params.folders:q}'
 

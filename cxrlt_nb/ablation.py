@@ -66,12 +66,12 @@ class Scale:
         "The parameters of one training"
         return dict(arch=self.archs[backbone], size=self.sizes[size]) | self.given | more
 
-# %% ../nbs/07_ablation.ipynb #392f4855
+# %% ../nbs/07_ablation.ipynb #941391f0
 _TOY = dict(scale='demo', schedule='one_cycle', bs=32, held_out=4200)
 #: The scales of both parts of the study: Table 2, and what the paper leaves out.
 STUDIES = dict(
     table2=dict(paper=Scale(dict(scale='paper')),
-                demo=Scale(_TOY | dict(images=2000, epochs=10, lr=1e-2, mean=.5, std=.25, hflip=.5, threads=2), {224: 32, 512: 73, 768: 110}, TWINS)),
+                demo=Scale(_TOY | dict(images=2000, epochs=8, lr=1e-2, mean=.5, std=.25, hflip=.5, threads=2), {224: 32, 512: 73, 768: 110}, TWINS)),
     extended=dict(paper=Scale(dict(scale='paper')),
                   demo=Scale(_TOY | dict(images=2000, epochs=20, lr=3e-3, threads=1), {224: 64, 512: 64, 768: 64}, TWINS)))
 

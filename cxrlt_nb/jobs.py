@@ -47,7 +47,7 @@ def hold_devices(
                 else: mine.append(d)
         yield mine
 
-# %% ../nbs/07b_jobs.ipynb #23dbe0c0
+# %% ../nbs/07b_jobs.ipynb #eb0895b1
 def stopped_at(
     copy:Path, # Notebook as papermill has left it
 ) -> str: # e.g. "cell 5 (learner.fit(…))"
@@ -79,7 +79,7 @@ def run_notebook(
     with hold_devices(devices, parameters.get('processes', 1), folder.parent) as mine:
         env = ({'CUDA_VISIBLE_DEVICES': ','.join(mine)} if mine else {}) | ({o: str(parameters['threads']) for o in ('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS')} if parameters.get('threads') else {})
         try:
-            with modified_env(**env): papermill.execute_notebook(notebook, copy, parameters | dict(out=str(folder)), progress_bar=False, extra_arguments=['--log-level=50'])
+            with modified_env(**env): papermill.execute_notebook(notebook, copy, parameters | dict(out=str(folder)), progress_bar=False, extra_arguments=['--log-level=50'], shutdown_kernel='immediate')
         except PapermillExecutionError as e: why = f'{e.ename}: {e.evalue}'
         except DeadKernelError: why = 'its process died; was there enough memory?'
         else:

@@ -36,12 +36,12 @@ from .data import rows_dl
 from .intervals import beats_guessing, bootstrap, guessing_level
 from .metrics import average_precision
 
-# %% ../nbs/04f_learner.ipynb #86f39749
+# %% ../nbs/04f_learner.ipynb #44c9a952
 def paper_adam(
     wd:float=0., # L2 penalty; the paper has none
 ) -> partial: # For `Learner(opt_func=...)`
-    "torch's Adam as the paper sets it (§4.2)"
-    return partial(OptimWrapper, opt=torch.optim.Adam, betas=(.9, .999), eps=1e-7, weight_decay=wd)
+    "torch's Adam as the paper sets it (§4.2), all parameters in one pass"
+    return partial(OptimWrapper, opt=torch.optim.Adam, betas=(.9, .999), eps=1e-7, weight_decay=wd, fused=True)
 
 def body_and_head(
     model, # A timm model

@@ -171,7 +171,7 @@ def read_predictions(
     "Read a prediction file"
     return pd.read_parquet(path)
 
-# %% ../nbs/04e_runs.ipynb #88622980
+# %% ../nbs/04e_runs.ipynb #1eecfe85
 def write_result(
     path:Path, # A csv file
     table:pd.DataFrame, # The numbers
@@ -183,7 +183,7 @@ def write_result(
     one = lambda values: values[0] if len(values) == 1 else values
     e, source = runs[0].record['environment'], runs[0].record['data']
     if len(data := every(lambda r: r.record['data']['fingerprint'])) > 1: raise ValueError(f'{path.name}: runs on different tables, {data}')
-    preset = {k: one([v for v in dict.fromkeys(r.p[k] for r in runs)]) for k in ('arch', 'size', 'epochs', 'lr', 'schedule', 'loss', 'n_folds', 'seed', 'split_seed')}
+    preset = {k: one([v for v in dict.fromkeys(r.p[k] for r in runs)]) for k in ('arch', 'size', 'mean', 'std', 'augment', 'hflip', 'epochs', 'bs', 'lr', 'schedule', 'loss', 'n_folds', 'seed', 'split_seed') if k in runs[0].p}
     head = dict(data=f"{source['source']}, fingerprint {data[0]}", preset=preset, images=every(lambda r: r.p.images), **said,
                 **{k: every(lambda r: r.record['environment'][k]) for k in ('commit', 'code')},
                 **{k: e[k] for k in ('python', 'platform', 'cpu_cores', 'versions')}, finished=max(r.record['finished'] for r in runs))

@@ -14,11 +14,12 @@ import time
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
+from pprint import pformat
 
 import yaml
 from fastcore.nbio import mk_cell, new_nb, read_nb, write_nb
 from nbdev.config import nbpath2html
-from nbdev.process import NBProcessor, Processor
+from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, _default_exp, add_links, exec_show_docs
 from nbdev.showdoc import show_doc
 from smalldocs import layout
@@ -85,8 +86,8 @@ class Reference:
     def constant(self, mod, name, line, lines):
         above = []
         while (text := lines[line - 2 - len(above)]).startswith('#:'): above.insert(0, text[2:].strip())
-        value = repr(getattr(mod, name))
-        value = value if len(value) <= 300 else value[:290].rsplit(' ', 1)[0] + ' …'
+        first, *rest = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False).split('\n')
+        value = '\n'.join([first, *(' '*(len(name) + 3) + o for o in rest[:11]), *(['…'] if len(rest) > 11 else [])])
         return self.heading(mod, name, line, 3) + f'```python\n{name} = {value}\n```' + (f'\n\n*{" ".join(above)}*' if above else '')
 
     def linkify(self, text, page='', module=None):
@@ -119,9 +120,6 @@ class Entries(Processor):
         done, cells = set(), []
         for c in self.nb.cells:
             cells.append(c)
-            if c is self.nb.cells[0]:   # of the first cell nbdev keeps title and description alone
-                c.source, rest = re.fullmatch(r'(# [^\n]+(?:\n+> [^\n]+)*)(.*)', c.source, re.S).groups()
-                if rest.strip(): cells.append(mk_cell(rest.strip(), 'markdown'))
             if c.cell_type != 'code' or not {'export', 'exports'} & c.directives_.keys(): continue
             for o in ast.parse(c.source).body:
                 names = [getattr(o, 'name', None)] if not isinstance(o, (ast.Assign, ast.AnnAssign)) else [n.id for n in ast.walk(o) if isinstance(n, ast.Name)]
@@ -193,13 +191,15 @@ def listed(entries):
         else: yield from listed(o.get('contents', []))
 
 
-def check_sidebar():
+def check_pages():
+    "Every page has a name of its own and stands in the sidebar"
     want = {o.name for o in [*notebooks(), *NBS.glob('*.qmd')]}
+    if twice := [k for k, n in Counter(Path(clean_name(o)).stem for o in want).items() if n > 1]: sys.exit(f'more than one source for {twice[0]}.html')
     have = set(listed(yaml.safe_load((ROOT/'_quarto.yml').read_text())['website']['sidebar']['contents']))
     if want != have: sys.exit(f'_quarto.yml: the sidebar lacks {sorted(want-have)} and names {sorted(have-want)}, which is not there')
 
 
-def finish(site, reference):
+def finish(reference):
     "KaTeX beside the pages, and what a reader needs of keyboard and screen reader that smalldocs leaves out"
     dist = NODE/'katex/dist'
     for name in ('katex.min.css', 'katex.min.js', 'contrib/auto-render.min.js'):
@@ -214,13 +214,13 @@ def finish(site, reference):
 def main():
     start = time.time()
     if not (NODE/'katex').is_dir(): sys.exit('KaTeX is missing: `make docs` fetches it with npm (apt-get install npm, or any Node 18 or later)')
-    check_sidebar()
+    check_pages()
     reference = stage()
     layout.KATEX = KATEX
     site = Site(load(STAGE), quiet=True)
     site.out = OUT
     n = site.build()
-    finish(site, reference)
+    finish(reference)
     if site.warnings: sys.exit('\n'.join(site.warnings))
     print(f'{n} pages, {sum(map(len, reference.entries.values()))} entries, {time.time()-start:.0f} s: {OUT/"index.html"}')
 

@@ -6,15 +6,21 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
+import yaml
+from checkout import copy_checkout
+from fastcore.nbio import read_nb
+from readme import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SITE, AXE = ROOT/'_site', ROOT/'docs/node_modules/axe-core/axe.min.js'
 VIEWS = {f'{w}-{s}': dict(viewport=dict(width=x, height=y), color_scheme=s, device_scale_factor=1, is_mobile=w == 'phone', has_touch=w == 'phone')
          for w, x, y in [('desktop', 1280, 900), ('phone', 390, 844)] for s in ('light', 'dark')}
@@ -120,6 +126,22 @@ def test_every_public_name_has_an_entry():
     lost = [k for k, v in names.items() if '#' in v and v.partition('#')[2] not in parsed()[v.partition('#')[0]].ids]
     assert not lost, lost
     assert len(names) > 300
+
+
+def test_nbdev_prepares_the_same_pages_for_quarto(tmp_path):
+    "What `nbdev-docs` hands to Quarto, which is not here: every notebook passes, under the name that it has here, and its links lead to entries that are here"
+    copy_checkout(tmp_path)
+    (tmp_path/'nbs/_quarto.yml').symlink_to('../_quarto.yml')
+    ran = subprocess.run([Path(sys.executable).parent/'nbdev-proc-nbs'], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    made = {o.name: read_nb(o).cells for o in (tmp_path/'_proc').glob('*.ipynb')}
+    assert made.keys() == {o.name for o in ROOT.glob('nbs/*.ipynb')}
+    front = {k: yaml.safe_load(cells[0].source.strip('-\n')) for k, cells in made.items()}
+    assert all(o['title'] and o['description'] for o in front.values())
+    names = [o['output-file'] for o in front.values()] + [f'{o.stem}.html' for o in ROOT.glob('nbs/*.qmd')]
+    assert sorted(names) == PAGES
+    links = {m.lower() for cells in made.values() for c in cells for m in re.findall(r'\(https://cxrlt-nb.github.io/cxrlt_nb/([^)]+)\)', c.source or '')}
+    assert links and links <= {o.lower() for o in json.loads((SITE/'names.json').read_text()).values()}       # Quarto's anchors are lower case
 
 
 @pytest.mark.parametrize('page', PAGES)

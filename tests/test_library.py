@@ -1,12 +1,14 @@
 "The package as somebody else's library: in their loops, at their import times, for their type checker, and out of a wheel."
 import ast
 import os
+import re
 import subprocess
 import sys
 import venv
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from checkout import copy_checkout
@@ -61,6 +63,35 @@ def test_in_a_fastai_loop(rows):
     assert probs.min() >= 0 and probs.max() <= 1 and ranks_well(probs, targets)
     _, _, named = learn.get_preds(with_decoded=True)      # by `decodes`
     assert named.dtype == torch.bool and torch.equal(named, probs > .5)
+
+
+def on_page(page):
+    "The names that a page's Python leaves when it is run as it stands"
+    names = {}
+    exec('\n'.join(re.findall(r'^```python\n(.*?)^```', (ROOT/'nbs'/page).read_text(), re.M | re.S)), names)
+    return names
+
+
+def test_the_loop_in_the_faq():
+    said = on_page('faq.qmd')
+    assert 0 < said['loss'].item() < 1 and said['model'].weight.grad.abs().sum() > 0
+    assert set(said['opt'].state) == set(said['model'].parameters())       # Adam has made a step with each
+
+
+def test_the_reader_on_the_page_about_own_data(tmp_path, monkeypatch):
+    from cxrlt_nb import sources
+    monkeypatch.setattr(sources, 'READERS', dict(sources.READERS))
+    labels = on_page('own_data.qmd')['LABELS']
+    rows = pd.DataFrame([dict(image=f'i{k}', exam=f'e{k//2}', patient=f'p{k//4}') | {o: k//2 % 3 == j for j, o in enumerate(labels)} for k in range(400)])
+    rows = rows.astype({o: int for o in labels})
+    rows.to_csv(tmp_path/'export.csv', index=False)
+    with pytest.warns(UserWarning, match=sources.CREDENTIALED): table = sources.read_source('ours', tmp_path)
+    assert table.credentialed and table.labels == labels and (table.df[labels].to_numpy() == rows[labels].to_numpy()).all()
+    share = table.df.split.value_counts(normalize=True)
+    assert abs(share['train'] - .7) < .03 and abs(share['test'] - .2) < .03
+    assert (table.df.groupby('patient_id').split.nunique() == 1).all()
+    rows.assign(Cardiomegaly=rows.Cardiomegaly.where(rows.index != 5, 2)).to_csv(tmp_path/'export.csv', index=False)
+    with pytest.raises(ValueError, match='row 5.*Cardiomegaly|Cardiomegaly.*row 5'): sources.read_source('ours', tmp_path)
 
 
 def fresh(code):
@@ -168,11 +199,13 @@ def test_wheel_names_what_the_package_imports(wheel):
     assert needs - used <= {'papermill', 'ipykernel', 'torchvision', 'joblib', 'accelerate'}
 
 
-def test_wheel_installs_into_an_empty_environment(wheel, tmp_path):
-    "Without its requirements, which take minutes; what imports nothing works, and the command is there"
+def test_wheel_works_in_an_empty_environment(wheel, tmp_path):
+    "With what it requires, in the versions of the lock, and nothing else: every module can be imported, the command answers"
     venv.create(tmp_path/'env', with_pip=False)
     python = tmp_path/'env/bin/python'
-    subprocess.run([BIN/'uv', 'pip', 'install', '--quiet', '--no-deps', '--python', python, wheel], check=True)
-    said = subprocess.run([python, '-c', 'import cxrlt_nb; print(cxrlt_nb.__version__, cxrlt_nb.__file__)'], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
-    assert said[0] in wheel.name and str(tmp_path) in said[1]
-    assert (tmp_path/'env/bin/cxrlt_predict').exists()
+    subprocess.run([BIN/'uv', 'pip', 'install', '--quiet', '--constraint', ROOT/'requirements.lock', '--python', python, wheel], check=True)
+    code = 'import cxrlt_nb, importlib, pkgutil; print(cxrlt_nb.__version__, *(importlib.import_module(f"cxrlt_nb.{o.name}").__file__ for o in pkgutil.iter_modules(cxrlt_nb.__path__)))'
+    version, *files = subprocess.run([python, '-I', '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert version in wheel.name and all(str(tmp_path) in o for o in files)
+    assert {Path(o).name for o in files} | {'__init__.py'} == {o.name for o in (ROOT/'cxrlt_nb').glob('*.py')}
+    assert 'runs [runs ...] images out' in subprocess.run([python, '-I', tmp_path/'env/bin/cxrlt_predict', '--help'], capture_output=True, text=True, check=True).stdout

@@ -67,6 +67,12 @@ def test_public_names_are_documented():
     assert bare == []
 
 
+@pytest.mark.parametrize('file', NOTEBOOKS, ids=lambda o: o.name)
+def test_title_cell_holds_nothing_else(file):
+    "nbdev makes the page's front matter of the first cell and drops whatever follows"
+    assert re.fullmatch(r'# .+\n\n?> .+\n?', nbformat.read(file, 4).cells[0].source)
+
+
 def test_parameters_tag():
     tagged = [c for c in nbformat.read(ROOT/'nbs/05_train.ipynb', 4).cells if 'parameters' in c.metadata.get('tags', [])]
     assert len(tagged) == 1, 'the parameters tag is gone: papermill would ignore every -p'

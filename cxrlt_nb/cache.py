@@ -161,7 +161,7 @@ def build_cache(
         warnings.warn(f'{n} of {len(df)} images are smaller than {size} px and were enlarged: they hold no more detail than they had')
     return cache
 
-# %% ../nbs/02_cache.ipynb #57c41f39
+# %% ../nbs/02_cache.ipynb #5e1a7e58
 class CachedImages:
     "Images of a cache in the order of a table's rows: `images.read(rows)` is a batch"
     def __init__(self,
@@ -175,11 +175,12 @@ class CachedImages:
 
     def read(self,
         rows:Sequence[int], # Rows of the table
-        threads:int=1, # That share the decoding
+        threads:int=1, # That may share the decoding; to wake one pays from half a megapixel on
     ) -> np.ndarray: # (B,1,S,S) uint8
         "Decode a batch"
         out = np.empty((len(rows), 1, self.cache.size, self.cache.size), np.uint8)
-        if threads == 1: self._decode(rows, out)
+        threads = min(threads, out.size//500_000)
+        if threads < 2: self._decode(rows, out)
         else: list(_threads(threads).map(lambda k: self._decode(rows[k::threads], out[k::threads]), range(threads)))
         return out
 

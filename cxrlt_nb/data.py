@@ -25,7 +25,7 @@ from fasttransform import Transform
 
 from .cache import CachedImages
 
-# %% ../nbs/02a_data.ipynb #11dc27d1
+# %% ../nbs/02a_data.ipynb #b1ea51e3
 class Radiograph(TensorImageBW):
     "A gray radiograph `(1,S,S)` or a batch of them; shown with air dark and bone bright"
     _show_args = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
@@ -40,8 +40,7 @@ class ReadImages(Transform):
         images:CachedImages, # The cache in the order of the table's rows
     ): self.images = images
     def encodes(self, rows):
-        worth = np.size(rows)*self.images.cache.size**2//500_000          # to wake a thread takes as long as half a megapixel gains
-        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), min(torch.get_num_threads(), max(1, worth))))
+        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), torch.get_num_threads()))
         return Radiograph(x if np.ndim(rows) else x[0])
 
 class ReadTargets(Transform):

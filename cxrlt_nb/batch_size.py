@@ -29,7 +29,7 @@ def largest_batch(
     if best is None: raise ValueError('a batch of 8 images does not fit; take a smaller size or a smaller backbone, or give bs')
     return best
 
-# %% ../nbs/04h_batch_size.ipynb #392c1806
+# %% ../nbs/04h_batch_size.ipynb #43dda5a4
 def two_steps(
     arch:str, # timm's name
     size:int, # Side of an image in pixels
@@ -39,7 +39,7 @@ def two_steps(
     device:str='cuda', # Where
 ):
     "Two training steps on random tensors"
-    model = timm.create_model(arch, in_chans=1, num_classes=n_labels).to(device, memory_format=torch.channels_last).train()
+    model = timm.create_model(arch, in_chans=1, num_classes=n_labels).to(device).to(memory_format=torch.channels_last).train()
     opt, loss = torch.optim.Adam(model.parameters()), BinaryFocalLossFlat()
     xb = torch.rand(bs, 1, size, size, device=device).to(memory_format=torch.channels_last)
     for _ in range(2):

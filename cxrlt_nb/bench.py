@@ -20,14 +20,14 @@ from fastcore.script import CliError, call_parse
 
 from .runs import environment, read_json, write_json
 
-# %% ../nbs/08_bench.ipynb #b8a174c0
+# %% ../nbs/08_bench.ipynb #4e722762
 def timed(
     programs:dict[str, Callable], # Name → what to time
     repeats:int=9, # Timings of each, taken in turn after one that does not count
 ) -> dict[str, float]: # Name → median seconds
     "Median times of programs that are run in turn"
     for f in programs.values(): f()
-    seconds = {k: [] for k in programs}
+    seconds:dict[str, list[float]] = {k: [] for k in programs}
     for _ in range(repeats):
         for k, f in programs.items():
             if torch.cuda.is_available(): torch.cuda.synchronize()

@@ -113,7 +113,7 @@ def write_table2(
     for file, t in files.items(): write_result(to/file, t, runs, **said)
     return [to/o for o in files]
 
-# %% ../nbs/07e_claims.ipynb #cc74acb5
+# %% ../nbs/07e_claims.ipynb #0b52fac9
 def plot_claims(
     judged:pd.DataFrame, # From `judge`
     metric:str='map', # "map", "mauc" or "mf1"
@@ -131,6 +131,6 @@ def plot_claims(
     ax.set_yticks(at, [f'({a}) → ({b}), {v}' for a, b, v in zip(t.a, t.b, t.verdict)])
     ax.axvline(0, color='k', lw=.6)
     ax.invert_yaxis(); ax.margins(y=.15)
-    ax.set_xlabel(f'difference in {METRIC_NAMES[metric]}')
+    ax.set_xlabel(f'difference in {METRIC_NAMES[metric]}'); ax.locator_params(axis='x', nbins=5)
     ax.legend(fontsize=7, frameon=False, loc='lower center', bbox_to_anchor=(.5, 1.), ncols=2)
     return ax

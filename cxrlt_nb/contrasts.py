@@ -146,7 +146,7 @@ def write_contrasts(
     write_result(path, t, list(opened.values()), made_by=f'make study-extended GROUP={asked}', interval=f'95 %, {n} replicates over patients, seed 0')
     return t
 
-# %% ../nbs/07c_contrasts.ipynb #87005010
+# %% ../nbs/07c_contrasts.ipynb #8ca630e5
 def plot_contrasts(
     table:pd.DataFrame, # From `contrast_table`
     labels:str='all', # "all", "head", "medium" or "tail"
@@ -155,13 +155,13 @@ def plot_contrasts(
     "Forest plot of the differences to the baseline: 95 % interval over patients, and the lowest and highest seed's"
     t = table[(table.labels == labels) & table.difference.notna()]
     if not len(t): raise ValueError(f'no difference over {labels!r} labels in this table; it has {", ".join(table.labels.unique())}')
-    if ax is None: ax = plt.subplots(figsize=(5.5, .32*len(t)+.9), layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(6.5, .3*len(t)+.9), layout='constrained')[1]
     names = [f'{k} − {b}' for k, b in zip(t.configuration, t.baseline)]
     ax.hlines(names, t.diff_low, t.diff_high, lw=2, label='95 % interval over patients')
     ax.plot(t.difference, names, 'ko', ms=4)
     for k, x in enumerate((t.diff_seed_low, t.diff_seed_high)): ax.plot(x, names, 'C3|', ms=9, label=None if k else 'lowest and highest seed')
     ax.axvline(0, color='k', lw=.6)
     ax.invert_yaxis(); ax.margins(y=.15)
-    ax.set_xlabel(f'difference in mAP, {labels} labels')
-    ax.legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(.5, 1.25), ncols=2)
+    ax.set_xlabel(f'difference in mAP, {labels} labels'); ax.locator_params(axis='x', nbins=5)
+    ax.figure.legend(*ax.get_legend_handles_labels(), fontsize=7, frameon=False, loc='outside upper center', ncols=2)
     return ax

@@ -116,7 +116,7 @@ def measured_rates(
     bench = read_json(file)['gpu_rates'] if file and file.exists() else []
     return pd.concat([own, pd.DataFrame(bench, columns=cols)]) if bench else own
 
-# %% ../nbs/07g_report.ipynb #222e111c
+# %% ../nbs/07g_report.ipynb #13caee2a
 def scale_section(
     scale:Scale, # See `study_scale`
 ) -> FT:
@@ -149,11 +149,14 @@ def cost_section(
 def plot_frequency(
     ap:pd.DataFrame, # From `study_cases`
 ): # The axes
-    "Average precision of each label against its number of positives, for two rows"
+    "Average precision of each label against its number of positives, for two rows; labels have their names where there is room"
     ax = plt.subplots(figsize=(7, 4), layout='constrained')[1]
     for k, (row, t) in enumerate(ap.groupby('row')): ax.errorbar(t.n_pos*1.04**k, t.value, [t.value-t.low, t.high-t.value], fmt='os'[k], ms=4, lw=.8, capsize=0, label=f'row ({row})')
-    top = ap[ap.row == ap.row.max()]
-    for name, r in top.iterrows(): ax.annotate(name, (r.n_pos, r.value), fontsize=6, xytext=(4, 2), textcoords='offset points')
+    named = []
+    for name, r in ap[ap.row == ap.row.max()].sort_values('value', ascending=False).iterrows():
+        if any(abs(r.value-o.value) < .03 and .4 < r.n_pos/o.n_pos < 2.5 for o in named): continue
+        named.append(r)
+        ax.annotate(name, (r.n_pos, r.value), fontsize=6, xytext=(4, 2), textcoords='offset points')
     ax.set(xscale='log', xlabel='positive images among those scored', ylabel='average precision, 95 % interval over patients')
     ax.legend(frameon=False)
     return ax

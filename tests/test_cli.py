@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from readme import ROOT
 
-from cxrlt_nb.identity import modules_of
+from cxrlt_nb.identity import code_cells, modules_of
 from cxrlt_nb.runs import code_hash
 
 BIN = Path(sys.executable).parent
@@ -36,7 +36,7 @@ def test_size_is_passed_and_recorded(home, tmp_path):
     run = only_run(home)
     record = json.loads((run/'record.json').read_text())
     assert record['parameters']['size'] == 40
-    assert record['code'] == code_hash(modules_of(ROOT/'nbs/05_train.ipynb')), 'what it has loaded is not what was known before'
+    assert record['code'] == code_hash(modules_of(*code_cells(ROOT/'nbs/05_train.ipynb'))), 'what it has loaded is not what was known before'
     assert {o.name for o in run.iterdir()} >= {'parameters.json', 'history.csv', 'metrics.json', 'weights.safetensors', 'notebook.ipynb', 'predictions'}
     assert not (run/'checkpoint.pt').exists()
     test = pd.read_parquet(run/'predictions/test.parquet')

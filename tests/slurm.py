@@ -14,7 +14,7 @@ from pathlib import Path
 
 from readme import ROOT
 
-from cxrlt_nb.contrasts import read_result
+from cxrlt_nb.runs import read_result
 
 ROWS, TINY = '1,2,4', 'images=300 held_out=150 epochs=2 threads=1'
 FREQUENT = '--jobs', 4, '--slurm-init-seconds-before-status-checks', 5

@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/claims.html.md"""
 # %% auto #0
 __all__ = ['CLAIMS', 'MARGIN', 'Claim', 'paper_difference', 'agrees', 'verdict', 'judge', 'write_table2', 'plot_claims']
 
-# %% ../nbs/07e_claims.ipynb #557285c0
+# %% ../nbs/07e_claims.ipynb #63df1efe
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from .ablation import TABLE2, Scale
+from .intervals import paired_interval
 from .predict import open_run, run_table
 from .runs import home, write_result
 from .table2 import METRIC_NAMES, open_rows, row_costs, score_rows
@@ -74,7 +75,7 @@ def verdict(
     inside, outside = dict(up=(low > 0, high < 0), down=(high < 0, low > 0), alike=(-margin < low and high < margin, low > margin or high < -margin))[expect]
     return 'holds' if inside else 'does not hold' if outside else 'cannot tell'
 
-# %% ../nbs/07e_claims.ipynb #48452898
+# %% ../nbs/07e_claims.ipynb #0296bba3
 def judge(
     lines:pd.DataFrame, # From `score_rows`
     reps:dict, # From `score_rows`
@@ -87,10 +88,9 @@ def judge(
             for phase in (c.phase, 'both'):
                 a, b = (c.a, phase, m), (c.b, phase, m)
                 if not {a, b} <= set(reps): continue
-                d, r = value[b]-value[a], reps[b]-reps[a]
-                low, high = np.quantile(r, [.025, .975])
+                d = paired_interval(value[b]-value[a], reps[b]-reps[a])
                 out.append(dict(claim=key, says=c.says, a=c.a, b=c.b, metric=m, expect=e, paper=table, table_agrees=agrees(table, e), phase=phase,
-                                difference=d, low=low, high=high, other_side=(r*np.sign(d) <= 0).mean(), verdict=verdict(low, high, e), note=c.note))
+                                **d, verdict=verdict(d['low'], d['high'], e), note=c.note))
     return pd.DataFrame(out, columns=['claim', 'says', 'a', 'b', 'metric', 'expect', 'paper', 'table_agrees', 'phase', 'difference', 'low', 'high', 'other_side', 'verdict', 'note'])
 
 # %% ../nbs/07e_claims.ipynb #47e9667b

@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/contrasts.html.md"""
 __all__ = ['HELD_OUT', 'SHARED', 'COLUMNS', 'open_results', 'saved', 'predictions', 'check_comparable', 'contrast_table',
            'write_contrasts', 'plot_contrasts']
 
-# %% ../nbs/07c_contrasts.ipynb #d939dc09
+# %% ../nbs/07c_contrasts.ipynb #48d6373a
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,9 @@ import pandas as pd
 from fastcore.basics import AttrDict
 from matplotlib import pyplot as plt
 
-from .ablation import EXTENDED, SEEDS, baselines, configurations
+from .ablation import EXTENDED, baselines, configurations
 from .ensemble import blend_weights, mean_ensemble, study_mean
-from .intervals import by_label, replicates
+from .intervals import by_label, paired_interval, percentile_interval, replicates
 from .metrics import tiers
 from .predict import open_run, run_table
 from .runs import home, read_json, read_predictions, write_result
@@ -76,7 +76,7 @@ def check_comparable(
         differ += [what for what, get in (('the table', lambda r: r.data['fingerprint']), ('the code', lambda r: r.code)) if get(a.record) != get(b.record)]
         if differ: raise ValueError(f'{first} and {key} cannot be compared, they are of two scales: {"; ".join(differ)}')
 
-# %% ../nbs/07c_contrasts.ipynb #730aa417
+# %% ../nbs/07c_contrasts.ipynb #f28a0e42
 def _scored(
     name:str, # A configuration
     opened:dict, # Runs of `open_results` by (configuration, seed)
@@ -94,14 +94,7 @@ def _scored(
         reps.append(replicates(y, p, df.patient_id.loc[y.index], n)['map'])
     return pd.DataFrame(values), sum(reps)/len(reps)
 
-def _interval(
-    x, # Replicates
-    prefix:str='', # Of the names
-) -> dict: # low, high
-    "The middle 95 % of the replicates"
-    return {f'{prefix}{k}': v for k, v in zip(('low', 'high'), np.quantile(x, [.025, .975]))}
-
-# %% ../nbs/07c_contrasts.ipynb #9d9ef7c8
+# %% ../nbs/07c_contrasts.ipynb #3ff3effc
 #: What the table says of a configuration and a tier of labels: its mAP, the difference to its baseline, and what they rest on.
 COLUMNS = ['configuration', 'baseline', 'labels', 'n_labels', 'value', 'low', 'high', 'seed_low', 'seed_high', 'difference', 'diff_low', 'diff_high', 'other_side',
            'diff_seed_low', 'diff_seed_high', 'seeds', 'images', 'patients', 'images_per_s']
@@ -124,10 +117,10 @@ def contrast_table(
         (values, reps), rates = done[k], [r.record['images_per_s'] for (o, _), r in opened.items() if o == k]
         for t, labels in parts.items():
             v, x = values[labels].mean(axis=1), reps[labels].mean(axis=1)
-            row = dict(configuration=k, baseline=base, labels=t, n_labels=len(labels), value=v.mean(), **_interval(x), seed_low=v.min(), seed_high=v.max())
+            row = dict(configuration=k, baseline=base, labels=t, n_labels=len(labels), value=v.mean(), **percentile_interval(x), seed_low=v.min(), seed_high=v.max())
             if base in done:
                 d, r = v-done[base][0][labels].mean(axis=1), x-done[base][1][labels].mean(axis=1)
-                row |= dict(difference=d.mean(), **_interval(r, 'diff_'), other_side=(r*np.sign(d.mean()) <= 0).mean(), diff_seed_low=d.min(), diff_seed_high=d.max())
+                row |= paired_interval(d.mean(), r, prefix='diff_') | dict(diff_seed_low=d.min(), diff_seed_high=d.max())
             rows.append(row | dict(seeds=len(v), images=len(y), patients=df.patient_id.loc[y.index].nunique(), images_per_s=np.median(rates) if rates else np.nan))
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 

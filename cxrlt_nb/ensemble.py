@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/ensemble.html.md"""
 __all__ = ['HOW', 'RELEASE_KEYS', 'align', 'on_scale', 'mean_ensemble', 'out_of_fold', 'quick_map', 'blend_weights',
            'nested_blend', 'study_mean', 'ladder', 'write_submission']
 
-# %% ../nbs/06_ensemble.ipynb #5dc68521
+# %% ../nbs/06_ensemble.ipynb #1aec29c4
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit, logit, softmax
 from .folds import kfold
-from .intervals import METRICS, by_label, replicates
+from .intervals import METRICS, by_label, paired_interval, percentile_interval, replicates
 
 # %% ../nbs/06_ensemble.ipynb #9f491bf1
 def align(
@@ -121,7 +121,7 @@ def nested_blend(
     w = {k: blend_weights(of(part!=k), y[part!=k], how) for k in range(n_splits)}
     return pd.concat([mean_ensemble(of(part==k), how, w[k]) for k in w]).loc[y.index], pd.DataFrame(w).T.rename_axis('part')
 
-# %% ../nbs/06_ensemble.ipynb #28879c94
+# %% ../nbs/06_ensemble.ipynb #4c4a2d56
 def study_mean(
     frame:pd.DataFrame,   # Prediction, indexed by image id
     study_id:pd.Series,   # Study of each image, indexed by image id
@@ -141,7 +141,7 @@ def study_mean(
     by = study_id.loc[frame.index]
     return frame.mul(w, axis=0).groupby(by).transform('sum').div(w.groupby(by).transform('sum'), axis=0).astype('float32')
 
-# %% ../nbs/06_ensemble.ipynb #21856f8c
+# %% ../nbs/06_ensemble.ipynb #15b78899
 def ladder(
     y:pd.DataFrame,  # Targets 0/1, indexed by image id, one column a label
     steps:dict,      # Prediction of each step by name, in order
@@ -156,11 +156,8 @@ def ladder(
         for m in METRICS:
             v = by_label(m, y, steps[name])
             now[m] = v.mean(), reps[m].loc[:, v.notna()].mean(axis=1)
-            value, low, high = now[m][0], *now[m][1].quantile([.025,.975])
-            rows[name,m] = dict(value=value, low=low, high=high)
-            if before:
-                d, r = value-before[m][0], now[m][1]-before[m][1]
-                rows[name,m] |= dict(difference=d, diff_low=r.quantile(.025), diff_high=r.quantile(.975), other_side=(r*np.sign(d)<=0).mean())
+            rows[name,m] = dict(value=now[m][0], **percentile_interval(now[m][1]))
+            if before: rows[name,m] |= paired_interval(now[m][0]-before[m][0], now[m][1]-before[m][1], prefix='diff_')
         before = now
     return pd.DataFrame(rows).T.rename_axis(['step','metric'])
 

@@ -9,7 +9,7 @@ __all__ = ['STYLE', 'as_table', 'as_image', 'write_page', 'claims_table', 'real_
            'table_section', 'cost_section', 'plot_frequency', 'as_marks', 'case_section', 'write_report',
            'extended_section']
 
-# %% ../nbs/07g_report.ipynb #85880e67
+# %% ../nbs/07g_report.ipynb #66587e6c
 import base64
 import io
 import os
@@ -26,7 +26,7 @@ from PIL import Image
 
 from .ablation import K, TABLE2, Scale
 from .cases import GROUPS, marks, pictures, study_cases
-from .claims import CLAIMS, plot_claims
+from .claims import plot_claims
 from .contrasts import plot_contrasts
 from .predict import open_run, run_table
 from .runs import read_json, read_result
@@ -190,7 +190,7 @@ def case_section(
           + ', '.join(f'{v}: {share.get(g, 0):.0%}' for g, v in GROUPS.items()) + f' of {len(cases.group):,} images. A plus is wrong, a minus is missing.'),
         *([] if images is not None else [P('Images and rows of credentialed data are not shown.')]), Div(*cards, cls='cases'))
 
-# %% ../nbs/07g_report.ipynb #1abdf51c
+# %% ../nbs/07g_report.ipynb #8ae1a8e8
 def write_report(
     rows, # Indices in Table 2
     scale:Scale, # See `study_scale`
@@ -225,5 +225,5 @@ def extended_section(
 ) -> FT:
     "What the paper leaves out, if it was run"
     found = {o.stem.removeprefix('extended_'): read_result(o) for o in sorted(results.glob('extended_*.csv'))} if results else {}
-    plots = [Figure(as_image(plot_contrasts(t), f'forest plot of the group {k}'), Figcaption(f"{k}: a study of its own, {head['data']}, {head['preset']}")) for k, (t, head) in found.items() if t.difference.notna().any()]
+    plots = [Figure(as_image(plot_contrasts(t), f'forest plot of the group {k}'), Figcaption(f"{k}: a study of its own, {head['data']}; " + ', '.join(f'{o} {v}' for o, v in head['preset'].items()))) for k, (t, head) in found.items() if t.difference.notna().any()]
     return Div(H2('What the paper leaves out'), *(plots or [P('Not run: ', Code('make study-extended'), ' compares augmentations, label rules, losses and folds.')]))

@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/table2.html.md"""
 __all__ = ['PHASES', 'FREE', 'BY_ARCH', 'METRIC_NAMES', 'asked_rows', 'study_phantom', 'open_rows', 'seen', 'row_predictions',
            'out_of_fold_rows', 'mirrored', 'main', 'check_rows', 'score_rows', 'side_by_side', 'row_costs']
 
-# %% ../nbs/07d_table2.ipynb #3b94458a
+# %% ../nbs/07d_table2.ipynb #271fc9d9
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +22,7 @@ from fastcore.script import call_parse
 from .ablation import K, TABLE2, Scale, row_trainings, trainings
 from .contrasts import open_results, saved
 from .ensemble import mean_ensemble, out_of_fold
-from .intervals import by_label, guessing_level, replicates
+from .intervals import by_label, guessing_level, percentile_interval, replicates
 from .metrics import best_thresholds
 from .phantom import PHANTOM
 from .predict import mirror_predictions, open_run, run_table
@@ -152,7 +152,7 @@ def _figures(
     reps = at['map'] | dict(mf1_oof=at['mf1_oof']['mf1'])
     return {m: (by_label(m.removesuffix('_oof'), y, p, t).mean(), reps[m].mean(axis=1).to_numpy()) for m, t in cuts.items()}
 
-# %% ../nbs/07d_table2.ipynb #1e870e96
+# %% ../nbs/07d_table2.ipynb #f0ffdfd0
 def score_rows(
     rows, # Indices in Table 2
     opened:dict, # From `open_rows`
@@ -173,9 +173,9 @@ def score_rows(
             who, p = df.patient_id.loc[y.index], p[list(y)]
             guess, paper = guessing_level(y, p), dict(zip(METRIC_NAMES, getattr(TABLE2[row], phase, None) or ()))
             for m, (v, r) in _figures(y, p, cut, who, n).items():
-                low, high = np.quantile(r, [.025, .975])
-                more = dict(guess=guess.level, guess_p95=guess.p95, clears=bool(low > guess.p95)) if m == 'map' else {}
-                lines.append(dict(row=row, phase=phase, metric=m, value=v, low=low, high=high, paper=paper.get(m), **more, images=len(y), patients=who.nunique(), labels=y.shape[1]))
+                ends = percentile_interval(r)
+                more = dict(guess=guess.level, guess_p95=guess.p95, clears=bool(ends['low'] > guess.p95)) if m == 'map' else {}
+                lines.append(dict(row=row, phase=phase, metric=m, value=v, **ends, paper=paper.get(m), **more, images=len(y), patients=who.nunique(), labels=y.shape[1]))
                 reps[row, phase, m] = r
     if not lines: raise ValueError('neither development nor test is labelled; there is nothing to score')
     return pd.DataFrame(lines), reps

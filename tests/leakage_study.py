@@ -33,11 +33,6 @@ def run(rule, fold):
 def saved(run, *parts): return pd.concat([runs.read_predictions(run.folder/f'predictions/{o}.parquet') for o in parts])
 
 
-def interval(replicates, value):
-    low, high = np.quantile(replicates, [.025, .975])
-    return dict(value=value, low=low, high=high)
-
-
 def main():
     (runs.home()/'runs/leakage').mkdir(parents=True, exist_ok=True)
     opened = {r: [run(r, k) for k in range(K)] for r in RULES}
@@ -53,11 +48,11 @@ def main():
             every = [intervals.replicates(y, p.loc[y.index, labels], t.patient_id)['map'].loc[:, y.any()].mean(axis=1) for p in sets]
             value = np.mean([intervals.by_label('map', y, p.loc[y.index, labels]).mean() for p in sets])
             reps[r, where] = np.mean(every, axis=0), value, y.index
-            rows.append(dict(rule=r, where=where, models=K, images=len(y), patients=t.patient_id.nunique(), patient_leak=leak.patient, study_leak=leak.study) | interval(reps[r, where][0], value))
+            rows.append(dict(rule=r, where=where, models=K, images=len(y), patients=t.patient_id.nunique(), patient_leak=leak.patient, study_leak=leak.study, value=value) | intervals.percentile_interval(reps[r, where][0]))
     for where in ('validation', 'test'):
         (a, va, ia), (b, vb, ib) = (reps[r, where] for r in RULES)
         if not ia.equals(ib): raise ValueError(f'{where}: the two rules were scored on different images; the difference would not be paired')
-        rows.append(dict(rule='image minus patient', where=where) | interval(b-a, vb-va))
+        rows.append(dict(rule='image minus patient', where=where, value=vb-va) | intervals.percentile_interval(b-a))
     table = pd.DataFrame(rows)
     runs.write_result(ROOT/'nbs/results/leakage.csv', table, [o for r in RULES for o in opened[r]], made_by='tests/leakage_study.py', interval='95 %, 1,000 replicates over patients, seed 0')
     print(table.round(4).to_string())

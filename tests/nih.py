@@ -57,7 +57,7 @@ def main(root):
     reps = {w: np.mean([intervals.replicates(y, o, rows.patient_id)['map'].mean(axis=1) for o in v], axis=0) for w, v in p.items()}
     difference = reps['imagenet'] - reps['scratch']
     print(pd.DataFrame(value, index=[f'seed {s}' for s in SEEDS]).round(4))
-    low, high = np.quantile(difference, [.025, .975])
+    low, high = intervals.percentile_interval(difference).values()
     print(f"held-out mAP, ImageNet minus scratch, mean of {len(SEEDS)} seeds on {len(y)} images of {rows.patient_id.nunique()} patients: "
           f"{np.mean(value['imagenet'])-np.mean(value['scratch']):+.4f} [{low:+.4f}, {high:+.4f}]")
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from readme import ROOT
+import graph
 
 from cxrlt_nb.runs import read_result
 
@@ -77,29 +77,14 @@ def start(at):
 
 
 def study(home, profile, *more, fails=False):
-    "Snakemake with a profile; what it says, and at each look the devices that trainings have"
-    words = [f'{k}={v}' for k, v in dict(rows=ROWS, scale='demo', set=TINY, results=home/'results').items()]
-    cmd = [sys.executable, '-m', 'snakemake', '--profile', ROOT/'profiles'/profile, '--snakefile', ROOT/'Snakefile', '--directory', home, *more, '--config', *words]
-    env, start, looks = dict(os.environ, CXRLT_HOME=str(home), JUPYTER_PREFER_ENV_PATH='1'), time.time(), []
-    home.mkdir(exist_ok=True)
-    with (home/'log').open('w') as log: p = subprocess.Popen(list(map(str, cmd)), env=env, stdout=log, stderr=log)
+    "The graph with a profile; what it says, and at each look the devices that trainings have"
+    begin, looks, p = time.time(), [], graph.start(home, profile, *more, rows=ROWS, set=TINY)
     while p.poll() is None:
-        looks.append(devices())
+        looks.append(graph.devices())
         time.sleep(.5)
-    said = (home/'log').read_text()
-    assert (p.returncode != 0) == fails, said[-4000:]
-    print(f'profile {profile}, {"one training fails" if fails else "to the end"}: {time.time()-start:.0f} s', flush=True)
+    said = graph.said(p, home, fails)
+    print(f'profile {profile}, {"one training fails" if fails else "to the end"}: {time.time()-begin:.0f} s', flush=True)
     return said, looks
-
-
-def devices():
-    "CUDA_VISIBLE_DEVICES of each notebook's process"
-    found = []
-    for o in Path('/proc').glob('[0-9]*'):
-        try: cmd, env = ((o/k).read_text(errors='replace').split('\0') for k in ('cmdline', 'environ'))
-        except OSError: continue
-        if 'ipykernel_launcher' in cmd: found.append(dict(e.partition('=')[::2] for e in env).get('CUDA_VISIBLE_DEVICES', 'none'))
-    return found
 
 
 def occupy(here, there):

@@ -6,31 +6,21 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from readme import ROOT
+from graph import devices, said, start
 
 from cxrlt_nb.runs import read_result
 
 TINY, KILLS = 'images=300 held_out=150 epochs=12 size=32 threads=1', 5
 
 
-def study(home, *more, jobs=2, asked='bce', **config):
-    "Snakemake, in a session of its own"
-    words = [f'{k}={v}' for k, v in dict(asked=asked, scale='demo', set=TINY, results=home/'results', **config).items()]
-    cmd = [sys.executable, '-m', 'snakemake', '--profile', ROOT/'profiles/local', '--snakefile', ROOT/'Snakefile', '--directory', home, '--cores', jobs, *more, '--config', *words]
-    env = dict(os.environ, CXRLT_HOME=str(home), JUPYTER_PREFER_ENV_PATH='1')
-    return subprocess.Popen(list(map(str, cmd)), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+def study(home, *more, jobs=2, asked='bce', **config): return start(home, 'local', '--cores', jobs, *more, asked=asked, set=TINY, **config)
 
 
-def said(p, fails=False):
-    out = p.communicate()[0]
-    assert (p.returncode != 0) == fails, out[-4000:]
-    return out
+def finish(home, *more, fails=False, **config): return said(study(home, *more, **config), home, fails)
 
 
 def members(session):
@@ -49,7 +39,7 @@ def kill(p):
     for o in members(p.pid):
         try: os.kill(o, signal.SIGKILL)
         except ProcessLookupError: pass
-    p.wait(); p.stdout.close()
+    p.wait()
 
 
 def records(home): return {o.parent.name: o.stat().st_mtime_ns for o in (home/'runs/extended').glob('*/record.json')}
@@ -63,12 +53,12 @@ def numbers(home): return read_result(home/'results/extended_bce.csv')[0].drop(c
 
 def undisturbed(home):
     start = time.time()
-    said(study(home))
+    finish(home)
     usual, before = time.time()-start, records(home)
-    assert 'Nothing to be done' in said(study(home)) and records(home) == before
-    done = said(study(home, '--dry-run', asked='loss'))
+    assert 'Nothing to be done' in finish(home) and records(home) == before
+    done = finish(home, '--dry-run', asked='loss')
     assert len(re.findall(r'^Job \d+: train ', done, re.M)) == 9 and 'train bce' not in done, done     # asl and two of focal; the others are there
-    again = said(study(home, '--dry-run', '--forceall'))
+    again = finish(home, '--dry-run', '--forceall')
     assert len(re.findall(r'train \S+ \(0 min \d+ s last time\)', again)) == 6, again
     return usual
 
@@ -83,40 +73,34 @@ def killed(home, usual, rng):
         print(f'kill {k+1}: after {after:.0f} s{" (finished)" if done else ""}, {len(records(home))} of 6 trainings finished, {left} half-way', flush=True)
         assert all(records(home)[o] == t for o, t in before.items()), 'a finished training was done again'
         if done: return
-    said(study(home))
+    finish(home)
 
 
 def fails(home, copy):
     "One training's folder holds another run: its notebook refuses it"
     shutil.copytree(copy, home, symlinks=True)
     one = next(home.glob('runs/extended/bce-seed1-*'))
-    for o in ('record.json',): (one/o).unlink()
+    (one/'record.json').unlink()
     shutil.rmtree(next(home.glob('runs/extended/bce-seed2-*')))
     ident = json.loads((one/'parameters.json').read_text())
     ident['parameters']['lr'] = 7.
     (one/'parameters.json').write_text(json.dumps(ident))
     shutil.rmtree(home/'results')
-    out = said(study(home, jobs=1), fails=True)
+    out = finish(home, jobs=1, fails=True)
     message = next((o for o in out.splitlines() if '05_train.ipynb failed in code cell' in o), out)
     print(message)
     assert one.name in message and 'holds another run: lr is 7.0 there' in message
     assert next(home.glob('runs/extended/bce-seed2-*/record.json')) and not (home/'results').exists(), 'the rest was to go on, the table not to be made'
 
 
-def devices(home):
+def shared(home):
     "Two pretended GPUs, three jobs at once: what each training's process was given"
-    p, found = study(home, jobs=3, devices='0,1'), set()
+    p, looks = study(home, jobs=3, devices='0,1'), []
     while p.poll() is None:
-        now = []
-        for o in members(p.pid):
-            try: cmd, env = ((Path('/proc')/str(o)/k).read_bytes().split(b'\0') for k in ('cmdline', 'environ'))
-            except OSError: continue
-            if b'ipykernel_launcher' in cmd: now += [e for e in env if e.startswith(b'CUDA_VISIBLE_DEVICES=')]
-        assert len(now) == len(set(now)) <= 2, now
-        found |= set(now)
+        looks.append(devices(members(p.pid)))
         time.sleep(.2)
-    assert p.returncode == 0, p.stdout.read()[-3000:]
-    assert found == {b'CUDA_VISIBLE_DEVICES=0', b'CUDA_VISIBLE_DEVICES=1'}, found
+    said(p, home)
+    assert all(sorted(o) in ([], ['0'], ['1'], ['0', '1']) for o in looks) and {k for o in looks for k in o} == {'0', '1'}, looks
 
 
 def main():
@@ -129,7 +113,7 @@ def main():
         assert numbers(b).equals(numbers(a)) and history(b) == history(a), 'another table after the kills'
         print('the same table and histories after the kills', flush=True)
         fails(c, a)
-        devices(d)
+        shared(d)
         assert numbers(d).equals(numbers(a))
         print('two devices, one training each')
     print('4 passed, 0 failed')

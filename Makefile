@@ -7,7 +7,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 export PYTHONDONTWRITEBYTECODE :=
 .PHONY: train study study-extended bench bench-check test test-kill test-study test-slurm compare-nih ensemble-report leakage-study export lock docs test-docs
 
-train: .venv/ready  ## the main job: draw the phantom, train on it, say how far from guessing it is
+train: .venv/ready  ## a first look: draw the phantom, train on it, say how far from guessing it is
 	@mkdir -p runs
 	$(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/05_train.ipynb runs/train.ipynb
 

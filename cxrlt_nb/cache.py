@@ -161,7 +161,7 @@ def build_cache(
         warnings.warn(f'{n} of {len(df)} images are smaller than {size} px and were enlarged: they hold no more detail than they had')
     return cache
 
-# %% ../nbs/02_cache.ipynb #5e1a7e58
+# %% ../nbs/02_cache.ipynb #52c55e64
 class CachedImages:
     "Images of a cache in the order of a table's rows: `images.read(rows)` is a batch"
     def __init__(self,
@@ -175,20 +175,23 @@ class CachedImages:
 
     def read(self,
         rows:Sequence[int], # Rows of the table
-        threads:int=1, # That may share the decoding; to wake one pays from half a megapixel on
-    ) -> np.ndarray: # (B,1,S,S) uint8
+        threads:int=1, # That may share the work; to wake one pays from half a megapixel on
+        dtype=np.uint8, # Or float32
+    ) -> np.ndarray: # (B,1,S,S): gray as uint8, or as float32 in [0,1]
         "Decode a batch"
-        out = np.empty((len(rows), 1, self.cache.size, self.cache.size), np.uint8)
+        out = np.empty((len(rows), 1, self.cache.size, self.cache.size), dtype)
         threads = min(threads, out.size//500_000)
         if threads < 2: self._decode(rows, out)
         else: list(_threads(threads).map(lambda k: self._decode(rows[k::threads], out[k::threads]), range(threads)))
         return out
 
     def _decode(self, rows, out):
+        floats, gray = out.dtype != np.uint8, np.empty(out.shape[1:], np.uint8)
         for o, r in zip(out, rows):
             offsets, data = self.cache.parts[self.part[r]]
             k = self.row[r]
-            simplejpeg.decode_jpeg(data[offsets[k]:offsets[k+1]], 'GRAY', buffer=o)
+            simplejpeg.decode_jpeg(data[offsets[k]:offsets[k+1]], 'GRAY', buffer=gray if floats else o)
+            if floats: np.divide(gray, np.float32(255), out=o, dtype=np.float32)
 
 @lru_cache
 def _threads(

@@ -8,24 +8,23 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 __all__ = ['Radiograph', 'Findings', 'ReadImages', 'ReadTargets', 'RadiographBlock', 'FindingsBlock', 'BatchDL', 'make_dls',
            'rows_dl']
 
-# %% ../nbs/02a_data.ipynb #3fc1f17f
+# %% ../nbs/02a_data.ipynb #99cee4c1
 import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from fastai.data.block import TransformBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import IntToFloatTensor, MultiCategory, Normalize, TensorMultiCategory
 from fastai.vision.core import TensorImageBW
 from fastai.vision.data import show_batch # its import teaches fastai to show images
-from fastai.torch_core import show_title
+from fastai.torch_core import default_device, show_title
 from fasttransform import Transform
 
 from .cache import CachedImages
 
-# %% ../nbs/02a_data.ipynb #b1ea51e3
+# %% ../nbs/02a_data.ipynb #1e25b90e
 class Radiograph(TensorImageBW):
     "A gray radiograph `(1,S,S)` or a batch of them; shown with air dark and bone bright"
     _show_args = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
@@ -35,13 +34,15 @@ class Findings(MultiCategory):
     def show(self, ctx=None, **kwargs): return show_title(textwrap.fill(', '.join(self) or 'no label', 34), ctx=ctx)
 
 class ReadImages(Transform):
-    "Row number(s) → `Radiograph`, uint8; large batches by as many threads as torch has, which is one in a loader process"
+    "Row number(s) → `Radiograph`; large batches by as many threads as torch has, which is one in a loader process"
     def __init__(self,
         images:CachedImages, # The cache in the order of the table's rows
-    ): self.images = images
+        dtype=np.uint8, # Or float32, in [0,1]
+    ): self.images, self.dtype = images, dtype
     def encodes(self, rows):
-        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), torch.get_num_threads()))
+        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), torch.get_num_threads(), self.dtype))
         return Radiograph(x if np.ndim(rows) else x[0])
+    def decodes(self, x:Radiograph): return 255*x if x.is_floating_point() else x
 
 class ReadTargets(Transform):
     "Row number(s) → 0/1 targets, float32; decodes to the names of the findings"
@@ -52,15 +53,16 @@ class ReadTargets(Transform):
     def encodes(self, rows): return TensorMultiCategory(self.targets[rows])
     def decodes(self, y:TensorMultiCategory): return Findings([o for o, v in zip(self.labels, y) if v > 0])
 
-# %% ../nbs/02a_data.ipynb #f5776972
+# %% ../nbs/02a_data.ipynb #00f4fb26
 def RadiographBlock(
     images:CachedImages, # The cache in the order of the table's rows
     mean:float|None=None, # Subtracted from [0,1] pixels; by default nothing is (§4.2)
     std:float=1., # And divided by
+    floats:bool=False, # Whether batches are read as floats, for the CPU and without loader processes
 ) -> TransformBlock:
     "A block of gray one-channel images in [0,1]"
-    tfms = [IntToFloatTensor()] + ([] if mean is None else [Normalize.from_stats([mean], [std], cuda=False)])
-    return TransformBlock(type_tfms=ReadImages(images), batch_tfms=tfms)
+    tfms = ([] if floats else [IntToFloatTensor()]) + ([] if mean is None else [Normalize.from_stats([mean], [std], cuda=False)])
+    return TransformBlock(type_tfms=ReadImages(images, np.float32 if floats else np.uint8), batch_tfms=tfms)
 
 def FindingsBlock(
     targets:np.ndarray, # (N,C) 0/1
@@ -77,7 +79,7 @@ class BatchDL(TfmdDL):
         rows = self.dataset.items[np.asarray(b)]
         return tuple(o.tfms(rows) for o in self.dataset.tls)
 
-# %% ../nbs/02a_data.ipynb #00e1c71f
+# %% ../nbs/02a_data.ipynb #28ffc45b
 def make_dls(
     images:CachedImages, # The cache in the order of the table's rows
     targets:np.ndarray, # (N,C) 0/1, in the same order
@@ -89,14 +91,16 @@ def make_dls(
     mean:float|None=None, # See `RadiographBlock`
     std:float=1., # See `RadiographBlock`
     batch_tfms:Sequence=(), # Further transforms of a batch, e.g. augmentation
-    **kwargs, # Further arguments of fastai's `dataloaders`, e.g. `device`
+    device=None, # Where batches go; by default fastai's device
+    **kwargs, # Further arguments of fastai's `dataloaders`
 ) -> DataLoaders:
     "fastai `DataLoaders` over cached radiographs; `ValueError` where there are fewer training rows than a batch holds"
     if len(train_rows) < bs: raise ValueError(f'{len(train_rows)} training images do not fill one batch of {bs}; give more images or a smaller bs')
-    x, y = RadiographBlock(images, mean, std), FindingsBlock(targets, labels)
+    device = torch.device(default_device() if device is None else device)
+    x, y = RadiographBlock(images, mean, std, floats=device.type == 'cpu' and not num_workers), FindingsBlock(targets, labels)
     rows, n = np.concatenate([train_rows, valid_rows]).astype(int), len(train_rows)
     ds = Datasets(rows, [x.type_tfms, y.type_tfms], splits=(slice(n), slice(n, None)), n_inp=1, dl_type=BatchDL) # slices: 264,849 rows are not looked at one by one
-    dls = ds.dataloaders(bs=bs, val_bs=2*bs, num_workers=num_workers, after_batch=[*x.batch_tfms, *batch_tfms], **kwargs)
+    dls = ds.dataloaders(bs=bs, val_bs=2*bs, num_workers=num_workers, after_batch=[*x.batch_tfms, *batch_tfms], device=device, **kwargs)
     dls.vocab = list(labels)
     return dls
 

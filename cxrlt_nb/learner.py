@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/learner.html.md"""
 __all__ = ['paper_adam', 'body_and_head', 'make_learner', 'keep_freed_memory', 'SeedEpochs', 'Checkpoint', 'fit', 'predict_rows',
            'predict_splits', 'evaluate', 'verdict', 'score_splits', 'score_table']
 
-# %% ../nbs/04f_learner.ipynb #315b737f
+# %% ../nbs/04f_learner.ipynb #5550deb9
 import ctypes
 import json
 import math
@@ -31,6 +31,7 @@ from fastai.metrics import AccumMetric, ActivationType
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, num_distrib, params, rank_distrib, set_seed
 from fastcore.foundation import L
+from fastprogress.fastprogress import ProgressBar
 
 from .data import rows_dl
 from .intervals import beats_guessing, bootstrap, guessing_level
@@ -72,6 +73,9 @@ def keep_freed_memory() -> bool: # Whether the C library has taken it; others th
     try: libc = ctypes.CDLL('libc.so.6')
     except OSError: return False
     return bool(libc.mallopt(-4, 0) and libc.mallopt(-1, 2**31-1))
+
+# %% ../nbs/04f_learner.ipynb #38322a02
+ProgressBar.update_every = 1. # seconds
 
 # %% ../nbs/04f_learner.ipynb #ff8bfa9c
 class SeedEpochs(Callback):

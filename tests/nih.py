@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from cxrlt_nb import intervals, models, runs, sources
 
-BIN, NOTEBOOK = Path(sys.executable).parent, runs.home()/'nbs/05_train.ipynb'
+BIN, NOTEBOOK = Path(sys.executable).parent, Path(__file__).parent.parent/'nbs/05_train.ipynb'
 RECIPE = dict(data='nih', arch='tf_efficientnet_lite0', size=128, lr=1e-3, epochs=10)
 SEEDS = range(3)
 

@@ -7,7 +7,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 export PYTHONDONTWRITEBYTECODE :=
 .PHONY: train study study-extended bench bench-check test test-kill test-study test-slurm compare-nih ensemble-report leakage-study export lock docs test-docs
 
-train: .venv/ready  ## a first look: draw the phantom, train on it, say how far from guessing it is
+train: .venv/ready  ## a first look: draw the phantom, train on it, say how far from chance it is
 	@mkdir -p runs
 	$(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/05_train.ipynb runs/train.ipynb
 
@@ -20,23 +20,23 @@ test-kill: .venv/ready  ## kill -9 at twelve random moments of caching and train
 
 # make study ROWS=8 DATA=nih ROOT=/data/nih: some rows only, on other data; make study-extended GROUP=loss: a group or a configuration of nbs/07_ablation.ipynb.
 # Both: SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once, by default one a GPU, or one; PROFILE, a folder of profiles/:
-# PROFILE=slurm sends each training to a cluster as a job, at the paper's scale unless SCALE says otherwise.
+# PROFILE=slurm sends each training to a cluster as a job, at the paper's preset unless PRESET says otherwise.
 ROWS ?= all
 DATA ?= phantom
 GROUP ?= all
 PROFILE ?= local
-SCALE ?= $(if $(filter local,$(PROFILE)),auto,paper)
+PRESET ?= $(if $(filter local,$(PROFILE)),auto,paper)
 comma := ,
 DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)))
 JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1),17)
-SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),--cores,--jobs) $(JOBS) $(if $(DRY),--dry-run) --config scale='$(SCALE)' set='$(SET)' data='$(DATA)' root='$(ROOT)' $(if $(DEVICES),devices='$(DEVICES)')
+SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),--cores,--jobs) $(JOBS) $(if $(DRY),--dry-run) --config preset='$(PRESET)' set='$(SET)' data='$(DATA)' root='$(ROOT)' $(if $(DEVICES),devices='$(DEVICES)')
 study: .venv/ready  ## Table 2 with intervals, the claims of the paper on it, the cost, and a report in runs/table2/report.html
 	$(SNAKEMAKE) rows='$(ROWS)'
 
 study-extended: .venv/ready  ## what the paper leaves out: augmentation, label rules, losses, folds, each three times and with intervals
 	$(SNAKEMAKE) asked='$(GROUP)'
 
-test-study: .venv/ready  ## the study's graph at a tiny scale: killed and resumed, a failing training, two pretended GPUs
+test-study: .venv/ready  ## the study's graph at a tiny preset: killed and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
 
 test-slurm: .venv/ready  ## rows of Table 2 through Slurm on this machine, against the same without it; as root; some five minutes
@@ -46,12 +46,12 @@ bench: runs/bench.json  ## speed beside what one would use instead, into nbs/res
 	cp $< nbs/results/bench.json
 
 bench-check: runs/bench.json  ## the same, compared: fails where a ratio is below 80 % of the committed one
-	$(BIN)/python -m cxrlt_nb.bench $< nbs/results/bench.json
+	$(BIN)/python -m cxrlt_nb.bench.figures $< nbs/results/bench.json
 
 .PHONY: runs/bench.json
 runs/bench.json: .venv/ready
 	@mkdir -p runs && rm -f $@
-	for o in 08a_bench_input 08b_bench_training 08c_bench_evaluation; do $(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/$$o.ipynb runs/$$o.ipynb -p out $(CURDIR)/$@ || exit 1; done
+	for o in 01_input 02_training 03_evaluation; do $(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/bench/$$o.ipynb runs/bench_$$o.ipynb -p out $(CURDIR)/$@ || exit 1; done
 
 docs: .venv/ready docs/node_modules/ready  ## the site, into _site/: nothing is run; KaTeX comes from npm
 	$(BIN)/python docs/build.py

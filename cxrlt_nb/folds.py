@@ -8,122 +8,160 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/folds.html.md"""
 __all__ = ['label_matrix', 'unit_codes', 'assign', 'kfold', 'split_721', 'leakage', 'fold_report']
 
 # %% ../nbs/00a_folds.ipynb #63c7839a
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
 
 # %% ../nbs/00a_folds.ipynb #340738ec
 def label_matrix(
-    df:pd.DataFrame, # One row an image
-    labels:list      # Names of the 0/1 columns; may be empty
-) -> np.ndarray:     # (rows, labels) of 0 and 1, int64
+    df: pd.DataFrame,  # One row an image
+    labels: list,  # Names of the 0/1 columns; may be empty
+) -> np.ndarray:  # (rows, labels) of 0 and 1, int64
     "The labels as whole numbers; `ValueError` names a missing column, an unlabelled row or a value that is not 0/1"
     if missing := [l for l in labels if l not in df.columns]:
-        raise ValueError(f"No column {missing} in the table; its columns are {list(df.columns)}")
+        raise ValueError(f'No column {missing} in the table; its columns are {list(df.columns)}')
     y = df[list(labels)]
     for l in labels:
         if n := int(y[l].isna().sum()):
-            raise ValueError(f"Label {l!r} is unlabelled (NA) in {n} of {len(df)} rows, first at row {int(y[l].isna().argmax())}; "
-                             "pass labelled rows only, or labels=[] to split by size alone")
-        if (bad := ~y[l].isin([0,1])).any():
-            raise ValueError(f"Label {l!r} is {y[l][bad].iloc[0]!r} at row {int(bad.argmax())}; 0 or 1 is wanted")
+            raise ValueError(
+                f'Label {l!r} is unlabelled (NA) in {n} of {len(df)} rows, first at row {int(y[l].isna().argmax())}; '
+                'pass labelled rows only, or labels=[] to split by size alone'
+            )
+        if (bad := ~y[l].isin([0, 1])).any():
+            raise ValueError(f'Label {l!r} is {y[l][bad].iloc[0]!r} at row {int(bad.argmax())}; 0 or 1 is wanted')
     return y.to_numpy('int64')
+
 
 # %% ../nbs/00a_folds.ipynb #5bad11f2
 def unit_codes(
-    df:pd.DataFrame, # One row an image
-    by:str='patient' # What must stay together: "patient", "study" or "image" (column `patient_id`, …)
-) -> np.ndarray:     # Number of the row's unit, 0…units−1
+    df: pd.DataFrame,  # One row an image
+    by: str = 'patient',  # What must stay together: "patient", "study" or "image" (column `patient_id`, …)
+) -> np.ndarray:  # Number of the row's unit, 0…units−1
     "Whole numbers for the units that may not be divided; `ValueError` if the column is missing or has gaps"
-    if by not in ('patient','study','image'): raise ValueError(f"by={by!r}; 'patient', 'study' or 'image' is wanted")
-    if (col := f'{by}_id') not in df.columns: raise ValueError(f"No column {col!r} in the table; its columns are {list(df.columns)}")
-    codes,_ = pd.factorize(df[col], sort=True)
-    if (codes<0).any(): raise ValueError(f"{col} is missing at row {int((codes<0).argmax())}")
+    if by not in ('patient', 'study', 'image'):
+        raise ValueError(f"by={by!r}; 'patient', 'study' or 'image' is wanted")
+    if (col := f'{by}_id') not in df.columns:
+        raise ValueError(f'No column {col!r} in the table; its columns are {list(df.columns)}')
+    codes, _ = pd.factorize(df[col], sort=True)
+    if (codes < 0).any():
+        raise ValueError(f'{col} is missing at row {int((codes < 0).argmax())}')
     return codes
+
 
 # %% ../nbs/00a_folds.ipynb #944c671b
 def assign(
-    df:pd.DataFrame,  # One row an image
-    labels:list,      # Names of the 0/1 columns to balance; [] balances sizes alone
-    shares:list,      # Share of each part, e.g. [.7,.1,.2]; scaled to sum to one
-    by:str='patient', # What must stay together: "patient", "study" or "image"
-    seed:int=0        # Order among equals
-) -> np.ndarray:      # Part of each row, 0…len(shares)−1
+    df: pd.DataFrame,  # One row an image
+    labels: list,  # Names of the 0/1 columns to balance; [] balances sizes alone
+    shares: list,  # Share of each part, e.g. [.7,.1,.2]; scaled to sum to one
+    by: str = 'patient',  # What must stay together: "patient", "study" or "image"
+    seed: int = 0,  # Order among equals
+) -> np.ndarray:  # Part of each row, 0…len(shares)−1
     "Parts with the wanted share of every label's images and no unit in two of them (after Sechidis et al. 2011)"
     y, code, s = label_matrix(df, labels), unit_codes(df, by), np.asarray(shares, float)
-    if s.ndim != 1 or not (s>0).all(): raise ValueError(f"shares={shares}; a list of positive numbers is wanted")
-    n_units, s = (code.max()+1 if len(code) else 0), s/s.sum()
-    if n_units < len(s): raise ValueError(f"{n_units} {by}s cannot fill {len(s)} parts")
+    if s.ndim != 1 or not (s > 0).all():
+        raise ValueError(f'shares={shares}; a list of positive numbers is wanted')
+    n_units, s = (code.max() + 1 if len(code) else 0), s / s.sum()
+    if n_units < len(s):
+        raise ValueError(f'{n_units} {by}s cannot fill {len(s)} parts')
     counts = pd.DataFrame(np.c_[y, np.ones(len(y))]).groupby(code).sum().to_numpy()
     total = counts.sum(0)
-    v = counts[:, np.argsort(total, kind='stable')] / np.maximum(np.sort(total), 1)   # columns: rarest label … all images
-    rarest, tie = (v>0).argmax(1), np.random.default_rng(seed).permutation(n_units)
+    v = counts[:, np.argsort(total, kind='stable')] / np.maximum(
+        np.sort(total), 1
+    )  # columns: rarest label … all images
+    rarest, tie = (v > 0).argmax(1), np.random.default_rng(seed).permutation(n_units)
     need, part = np.outer(s, v.sum(0)), np.empty(n_units, int)
     for u in np.lexsort((tie, -v[np.arange(n_units), rarest], rarest)):
-        part[u] = k = ((v[u]-2*need)@v[u]/s).argmin()
+        part[u] = k = ((v[u] - 2 * need) @ v[u] / s).argmin()
         need[k] -= v[u]
     if len(empty := np.setdiff1d(np.arange(len(s)), part)):
-        raise ValueError(f"Part {empty.tolist()} of shares {shares} stays empty: too few {by}s ({n_units}), or too uneven ones")
+        raise ValueError(
+            f'Part {empty.tolist()} of shares {shares} stays empty: too few {by}s ({n_units}), or too uneven ones'
+        )
     return part[code]
+
 
 # %% ../nbs/00a_folds.ipynb #c08bf6fc
 def kfold(
-    df:pd.DataFrame,  # One row an image, with `patient_id` and the labels
-    labels:list,      # Names of the 0/1 columns to balance
-    n_splits:int=5,   # Number of folds (K = 5 in §3.5.1)
-    by:str='patient', # "patient": no patient in two folds; "image": the published rule, which lets patients leak
-    seed:int=0        # Order among equals
-) -> np.ndarray:      # Fold of each row, 0…n_splits−1
+    df: pd.DataFrame,  # One row an image, with `patient_id` and the labels
+    labels: list,  # Names of the 0/1 columns to balance
+    n_splits: int = 5,  # Number of folds (K = 5 in §3.5.1)
+    by: str = 'patient',  # "patient": no patient in two folds; "image": the published rule, which lets patients leak
+    seed: int = 0,  # Order among equals
+) -> np.ndarray:  # Fold of each row, 0…n_splits−1
     "Fold numbers with every label's images spread evenly; §3.5.1. Departure: patients stay together unless `by='image'`"
-    if n_splits < 2: raise ValueError(f"n_splits={n_splits}; two or more are wanted")
-    if by == 'patient': return assign(df, labels, [1/n_splits]*n_splits, by, seed)
-    if by != 'image': raise ValueError(f"by={by!r}; 'patient' or 'image' is wanted")
+    if n_splits < 2:
+        raise ValueError(f'n_splits={n_splits}; two or more are wanted')
+    if by == 'patient':
+        return assign(df, labels, [1 / n_splits] * n_splits, by, seed)
+    if by != 'image':
+        raise ValueError(f"by={by!r}; 'patient' or 'image' is wanted")
     if len(df) < n_splits or not len(labels):
-        raise ValueError(f"{len(df)} images with {len(labels)} labels cannot be stratified into {n_splits} folds")
+        raise ValueError(f'{len(df)} images with {len(labels)} labels cannot be stratified into {n_splits} folds')
     y, fold = label_matrix(df, labels), np.empty(len(df), int)
-    for k,(_,valid) in enumerate(MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y)): fold[valid] = k
+    for k, (_, valid) in enumerate(MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y)):
+        fold[valid] = k
     return fold
+
 
 # %% ../nbs/00a_folds.ipynb #45c31c9c
 def split_721(
-    df:pd.DataFrame, # One row an image, with `patient_id` and the labels
-    labels:list,     # Names of the 0/1 columns to balance; [] balances sizes alone
-    seed:int=0       # Order among equals
-) -> pd.Series:      # "train", "development" or "test", indexed as `df`
+    df: pd.DataFrame,  # One row an image, with `patient_id` and the labels
+    labels: list,  # Names of the 0/1 columns to balance; [] balances sizes alone
+    seed: int = 0,  # Order among equals
+) -> pd.Series:  # "train", "development" or "test", indexed as `df`
     "The split of §4.1, 7:1:2 by images, grouped by patient"
-    names = np.array(['train','development','test'])
-    return pd.Series(names[assign(df, labels, [.7,.1,.2], seed=seed)], index=df.index, name='split')
+    names = np.array(['train', 'development', 'test'])
+    return pd.Series(names[assign(df, labels, [0.7, 0.1, 0.2], seed=seed)], index=df.index, name='split')
+
 
 # %% ../nbs/00a_folds.ipynb #3a45acde
 def leakage(
-    df:pd.DataFrame, # One row an image, with `patient_id` and, if studies are known, `study_id`
-    folds            # Fold of each row
-) -> pd.DataFrame:   # One row a fold: images, share whose patient / whose study is also in training
+    df: pd.DataFrame,  # One row an image, with `patient_id` and, if studies are known, `study_id`
+    folds,  # Fold of each row
+) -> pd.DataFrame:  # One row a fold: images, share whose patient / whose study is also in training
     "Share of validation images that training has a sibling of, by patient and by study; §4.1 has the hierarchy"
-    if len(folds) != len(df): raise ValueError(f"{len(folds)} fold numbers for {len(df)} rows")
+    if len(folds) != len(df):
+        raise ValueError(f'{len(folds)} fold numbers for {len(df)} rows')
     fold, patient = pd.Series(np.asarray(folds)), unit_codes(df)
     out = fold.groupby(fold).size().rename('images').rename_axis('fold').to_frame()
-    units = dict(patient=[patient]) | (dict(study=[patient, unit_codes(df,'study')]) if 'study_id' in df.columns else {})
-    for name,keys in units.items(): out[name] = (fold.groupby(keys).transform('nunique')>1).groupby(fold).mean()
+    units = dict(patient=[patient]) | (
+        dict(study=[patient, unit_codes(df, 'study')]) if 'study_id' in df.columns else {}
+    )
+    for name, keys in units.items():
+        out[name] = (fold.groupby(keys).transform('nunique') > 1).groupby(fold).mean()
     return out
+
 
 # %% ../nbs/00a_folds.ipynb #2d3200b5
 def fold_report(
-    df:pd.DataFrame, # One row an image, with `patient_id` and the labels
-    labels:list,     # Names of the 0/1 columns
-    folds,           # Fold (or split) of each row
-    shares=None,     # Wanted share of each fold, a dict by fold; equal shares if None
-    enough:int=200   # Labels with fewer positives are not held to the band
-) -> pd.DataFrame:   # One row a label and one for all images: percent in each fold, worst distance in points, note, n positives
+    df: pd.DataFrame,  # One row an image, with `patient_id` and the labels
+    labels: list,  # Names of the 0/1 columns
+    folds,  # Fold (or split) of each row
+    shares=None,  # Wanted share of each fold, a dict by fold; equal shares if None
+    enough: int = 200,  # Labels with fewer positives are not held to the band
+) -> (
+    pd.DataFrame
+):  # One row a label and one for all images: percent in each fold, worst distance in points, note, n positives
     "Share of each label's positives in each fold, with a note where one leaves ±5 % of its share, and why"
-    y = pd.DataFrame(np.c_[label_matrix(df, labels), np.ones(len(df), int)], columns=[*labels,'all images'])
-    if len(folds) != len(df): raise ValueError(f"{len(folds)} fold numbers for {len(df)} rows")
+    y = pd.DataFrame(np.c_[label_matrix(df, labels), np.ones(len(df), int)], columns=[*labels, 'all images'])
+    if len(folds) != len(df):
+        raise ValueError(f'{len(folds)} fold numbers for {len(df)} rows')
     n, count = y.sum(), y.groupby(np.asarray(folds)).sum().T
-    want = pd.Series(shares or {k:1/count.shape[1] for k in count}, dtype=float)[count.columns]
-    off, heaviest = (count.div(n, axis=0)-want).abs(), y.groupby(unit_codes(df)).sum().max()
+    want = pd.Series(shares or {k: 1 / count.shape[1] for k in count}, dtype=float)[count.columns]
+    off, heaviest = (count.div(n, axis=0) - want).abs(), y.groupby(unit_codes(df)).sum().max()
+
     def note(l):
-        if n[l] < enough: return f'fewer than {enough}'
-        if (off.loc[l] <= .05*want+1e-12).all(): return ''
-        return f'one patient holds {heaviest[l]/n[l]:.0%}' if heaviest[l]/n[l] > 1.05*want.max() else 'outside the band'
-    percent = 100*count.div(n.where(n>0), axis=0)
+        if n[l] < enough:
+            return f'fewer than {enough}'
+        if (off.loc[l] <= 0.05 * want + 1e-12).all():
+            return ''
+        return (
+            f'one patient holds {heaviest[l] / n[l]:.0%}'
+            if heaviest[l] / n[l] > 1.05 * want.max()
+            else 'outside the band'
+        )
+
+    percent = 100 * count.div(n.where(n > 0), axis=0)
     percent.columns = percent.columns.map(str)
-    return percent.assign(worst=100*off.max(axis=1), note=[note(l) for l in n.index], n=n)
+    return percent.assign(worst=100 * off.max(axis=1), note=[note(l) for l in n.index], n=n)

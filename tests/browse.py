@@ -2,6 +2,7 @@
 
 Screenshots of every view are left in _site_shots/ when SHOTS=1 is set.
 """
+
 import functools
 import http.server
 import json
@@ -21,14 +22,23 @@ from checkout import copy_checkout
 from fastcore.nbio import read_nb
 from readme import ROOT
 
-SITE, AXE = ROOT/'_site', ROOT/'docs/node_modules/axe-core/axe.min.js'
-VIEWS = {f'{w}-{s}': dict(viewport=dict(width=x, height=y), color_scheme=s, device_scale_factor=1, is_mobile=w == 'phone', has_touch=w == 'phone')
-         for w, x, y in [('desktop', 1280, 900), ('phone', 390, 844)] for s in ('light', 'dark')}
+SITE, AXE = ROOT / '_site', ROOT / 'docs/node_modules/axe-core/axe.min.js'
+VIEWS = {
+    f'{w}-{s}': dict(
+        viewport=dict(width=x, height=y),
+        color_scheme=s,
+        device_scale_factor=1,
+        is_mobile=w == 'phone',
+        has_touch=w == 'phone',
+    )
+    for w, x, y in [('desktop', 1280, 900), ('phone', 390, 844)]
+    for s in ('light', 'dark')
+}
 PAGES = sorted(o.name for o in SITE.glob('*.html'))
-SHOTS = ROOT/'_site_shots' if os.environ.get('SHOTS') else None
+SHOTS = ROOT / '_site_shots' if os.environ.get('SHOTS') else None
 
 # What a page looks like from inside, as a list of faults.
-LOOK = '''() => {
+LOOK = """() => {
   const out = [], W = document.documentElement.clientWidth, box = e => e.getBoundingClientRect(), say = (e, why) => out.push(`${why}: ${(e.id || e.alt || e.textContent || e.tagName).trim().slice(0, 60)}`);
   const shown = e => e.checkVisibility(), scrolls = e => { for (; e && e !== document.body; e = e.parentElement) if (['auto', 'scroll'].includes(getComputedStyle(e).overflowX)) return true; return false };
   if (document.documentElement.scrollWidth > W + 1) out.push(`the page is ${document.documentElement.scrollWidth} px wide in a window of ${W}`);
@@ -46,7 +56,7 @@ LOOK = '''() => {
   for (const e of document.querySelectorAll('main .math')) if (!e.querySelector('.katex')) say(e, 'maths not rendered');
   for (const e of document.querySelectorAll('.katex-error')) say(e, 'maths with an error');
   for (const e of document.querySelectorAll('main div.sourceCode pre')) if (!e.closest('.code-copy-outer-scaffold')?.querySelector('.code-copy-button')) say(e, 'code without a copy button');
-  return out }'''
+  return out }"""
 
 
 class Ids(HTMLParser):
@@ -59,12 +69,15 @@ class Ids(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if attrs.get('id'): self.ids.append(attrs['id'])
-        if tag == 'a' and attrs.get('href'): self.links.append(attrs['href'])
+        if attrs.get('id'):
+            self.ids.append(attrs['id'])
+        if tag == 'a' and attrs.get('href'):
+            self.links.append(attrs['href'])
 
 
 @functools.cache
-def parsed(): return {o: Ids((SITE/o).read_text()) for o in PAGES}
+def parsed():
+    return {o: Ids((SITE / o).read_text()) for o in PAGES}
 
 
 @pytest.fixture(scope='module')
@@ -82,8 +95,10 @@ def base():
 def views(base):
     "A browser tab a view, each with the list of what went wrong in it"
     path = os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('google-chrome')
-    if path is None: pytest.exit('Chromium is missing: apt-get install chromium, or CHROMIUM=/path/to/it', 1)
+    if path is None:
+        pytest.exit('Chromium is missing: apt-get install chromium, or CHROMIUM=/path/to/it', 1)
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=path, args=['--no-sandbox'])
         tabs = {}
@@ -93,7 +108,10 @@ def views(base):
             tab.set_default_timeout(120_000)
             tab.on('console', lambda m, f=faults: m.type == 'error' and f.append(f'console: {m.text}'))
             tab.on('pageerror', lambda e, f=faults: f.append(f'error: {e}'))
-            tab.on('request', lambda r, f=faults: r.url.startswith((base, 'data:', 'blob:')) or f.append(f'outside request: {r.url}'))
+            tab.on(
+                'request',
+                lambda r, f=faults: r.url.startswith((base, 'data:', 'blob:')) or f.append(f'outside request: {r.url}'),
+            )
             tab.on('response', lambda r, f=faults: r.status < 400 or f.append(f'{r.status}: {r.url}'))
             tabs[name] = tab, faults
         yield tabs
@@ -106,7 +124,8 @@ def visit(tab, url):
     tab.evaluate('document.fonts.ready')
 
 
-def test_the_site_is_built(): assert len(PAGES) > 10, 'no site in _site/: run `make docs`'
+def test_the_site_is_built():
+    assert len(PAGES) > 10, 'no site in _site/: run `make docs`'
 
 
 def test_links_and_anchors():
@@ -114,15 +133,18 @@ def test_links_and_anchors():
     for page, o in parsed().items():
         bad += [f'{page}: id {i!r} twice' for i in {i for i in o.ids if o.ids.count(i) > 1}]
         for href in o.links:
-            if href.startswith(('http:', 'https:', 'mailto:')): continue
+            if href.startswith(('http:', 'https:', 'mailto:')):
+                continue
             to, anchor = urldefrag('index.html' if href == './' else urljoin(page, href))
-            if not (SITE/(to := unquote(to) or page)).is_file(): bad.append(f'{page}: {href} is not there')
-            elif anchor and to in parsed() and unquote(anchor) not in parsed()[to].ids: bad.append(f'{page}: {href} has no such anchor')
+            if not (SITE / (to := unquote(to) or page)).is_file():
+                bad.append(f'{page}: {href} is not there')
+            elif anchor and to in parsed() and unquote(anchor) not in parsed()[to].ids:
+                bad.append(f'{page}: {href} has no such anchor')
     assert not bad, '\n' + '\n'.join(bad)
 
 
 def test_every_public_name_has_an_entry():
-    names = json.loads((SITE/'names.json').read_text())
+    names = json.loads((SITE / 'names.json').read_text())
     lost = [k for k, v in names.items() if '#' in v and v.partition('#')[2] not in parsed()[v.partition('#')[0]].ids]
     assert not lost, lost
     assert len(names) > 300
@@ -131,17 +153,24 @@ def test_every_public_name_has_an_entry():
 def test_nbdev_prepares_the_same_pages_for_quarto(tmp_path):
     "What `nbdev-docs` hands to Quarto, which is not here: every notebook passes, under the name that it has here, and its links lead to entries that are here"
     copy_checkout(tmp_path)
-    (tmp_path/'nbs/_quarto.yml').symlink_to('../_quarto.yml')
-    ran = subprocess.run([Path(sys.executable).parent/'nbdev-proc-nbs'], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / 'nbs/_quarto.yml').symlink_to('../_quarto.yml')
+    ran = subprocess.run([Path(sys.executable).parent / 'nbdev-proc-nbs'], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    made = {o.name: read_nb(o).cells for o in (tmp_path/'_proc').glob('*.ipynb')}
+    made = {o.name: read_nb(o).cells for o in (tmp_path / '_proc').glob('*.ipynb')}
     assert made.keys() == {o.name for o in ROOT.glob('nbs/*.ipynb')}
     front = {k: yaml.safe_load(cells[0].source.strip('-\n')) for k, cells in made.items()}
     assert all(o['title'] and o['description'] for o in front.values())
     names = [o['output-file'] for o in front.values()] + [f'{o.stem}.html' for o in ROOT.glob('nbs/*.qmd')]
     assert sorted(names) == PAGES
-    links = {m.lower() for cells in made.values() for c in cells for m in re.findall(r'\(https://cxrlt-nb.github.io/cxrlt_nb/([^)]+)\)', c.source or '')}
-    assert links and links <= {o.lower() for o in json.loads((SITE/'names.json').read_text()).values()}       # Quarto's anchors are lower case
+    links = {
+        m.lower()
+        for cells in made.values()
+        for c in cells
+        for m in re.findall(r'\(https://cxrlt-nb.github.io/cxrlt_nb/([^)]+)\)', c.source or '')
+    }
+    assert links and links <= {
+        o.lower() for o in json.loads((SITE / 'names.json').read_text()).values()
+    }  # Quarto's anchors are lower case
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -152,11 +181,16 @@ def test_page(page, base, views):
         visit(tab, base + page)
         tab.add_script_tag(path=AXE)
         found = tab.evaluate('axe.run(document, {resultTypes: ["violations"]})')['violations']
-        serious = [f"axe {o['id']}: {n['html'][:110]}" for o in found if o['impact'] in ('serious', 'critical') for n in o['nodes'][:3]]
+        serious = [
+            f'axe {o["id"]}: {n["html"][:110]}'
+            for o in found
+            if o['impact'] in ('serious', 'critical')
+            for n in o['nodes'][:3]
+        ]
         bad += [f'{name}: {o}' for o in [*faults, *tab.evaluate(LOOK), *serious]]
         if SHOTS:
             SHOTS.mkdir(exist_ok=True)
-            tab.screenshot(path=SHOTS/f'{page[:-5]}-{name}.png', full_page=os.environ['SHOTS'] == 'full')
+            tab.screenshot(path=SHOTS / f'{page[:-5]}-{name}.png', full_page=os.environ['SHOTS'] == 'full')
     assert not bad, '\n' + '\n'.join(bad)
 
 
@@ -175,12 +209,16 @@ def test_search_finds_mosaic(base, views):
 def test_sidebar_on_a_phone(base, views):
     tab, faults = views['phone-light']
     visit(tab, base)
-    side, inside = tab.locator('#quarto-sidebar'), 'document.querySelector("#quarto-sidebar").getBoundingClientRect().right > 100'
+    side, inside = (
+        tab.locator('#quarto-sidebar'),
+        'document.querySelector("#quarto-sidebar").getBoundingClientRect().right > 100',
+    )
     assert not tab.evaluate(inside)
     tab.locator('.quarto-btn-toggle:visible').first.click()
     tab.wait_for_function(inside)
     link = side.locator('a[href="losses.html"]')
-    if not link.is_visible(): side.get_by_text('Loss and scores').click()
+    if not link.is_visible():
+        side.get_by_text('Loss and scores').click()
     link.click()
     tab.wait_for_url('**/losses.html')
 
@@ -192,7 +230,9 @@ def test_code_can_be_copied(base, views):
     block.hover()
     block.locator('.code-copy-button').click()
     tab.wait_for_selector('.code-copy-button-checked')
-    assert tab.evaluate('navigator.clipboard.readText()').strip() == block.locator('pre code').inner_text().strip() != ''
+    assert (
+        tab.evaluate('navigator.clipboard.readText()').strip() == block.locator('pre code').inner_text().strip() != ''
+    )
 
 
 def test_the_reader_chooses_light_or_dark(base, views):

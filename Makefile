@@ -65,7 +65,9 @@ docs/node_modules/ready: docs/package.json docs/package-lock.json
 	@touch $@
 
 export: .venv/ready  ## notebooks to modules, clean notebooks, README
+	$(BIN)/ruff format --quiet nbs tests docs setup.py
 	$(BIN)/nbdev-export
+	$(BIN)/ruff format --quiet cxrlt_nb
 	$(BIN)/nbdev-clean
 	$(BIN)/python tests/readme.py
 

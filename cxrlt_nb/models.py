@@ -8,7 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/models.html.md"""
 __all__ = [
     'BACKBONES',
     'Backbone',
-    'read_state',
+    'check_arch',
     'WeightsRecord',
     'create_model',
     'rename_by_order',
@@ -53,7 +53,7 @@ BACKBONES: dict[str, Backbone] = {
 
 
 # %% ../nbs/04c_models.ipynb #264f17e7
-def _check_arch(
+def _known_arch(
     arch: str,  # timm's name, with or without a tag
 ) -> str:  # `arch` itself
     "Return `arch`; `ValueError` with the nearest names if timm does not have it"
@@ -73,7 +73,7 @@ def _pretrained_name(
     arch: str,  # timm's name, with or without a tag
 ) -> str:  # Name with tag
     "The weights that `weights='pretrained'` loads: the given tag, else the one in `BACKBONES`, else timm's default"
-    stem, _, tag = _check_arch(arch).partition('.')
+    stem, _, tag = _known_arch(arch).partition('.')
     tags = [name.partition('.')[2] for name in timm.list_pretrained(f'{stem}.*')]
     if not tag and stem in BACKBONES:
         tag = BACKBONES[stem].tag
@@ -111,6 +111,15 @@ def _size_options(
     return options
 
 
+# %% ../nbs/04c_models.ipynb #30bca72f
+def check_arch(
+    arch: str,  # timm's name, with or without a tag
+    size: int | None = None,  # Side of the square images in pixels
+) -> None:
+    "`ValueError` if timm has no such architecture, or if it cannot read images of that size"
+    _size_options(_known_arch(arch), size)
+
+
 # %% ../nbs/04c_models.ipynb #70b3eb00
 def _first_names(
     names: Iterable[str],  # Any number of names
@@ -123,7 +132,7 @@ def _first_names(
 
 
 # %% ../nbs/04c_models.ipynb #0f7e3925
-def read_state(
+def _read_state(
     path: str | Path,  # .safetensors, or a state dict saved by torch
 ) -> dict[str, Tensor]:  # Name → tensor, on the CPU
     "Read tensors without executing pickled code; `FileNotFoundError`, or `ValueError` if the file holds anything else"
@@ -197,7 +206,7 @@ def _sum_colours(
 
 
 # %% ../nbs/04c_models.ipynb #a556b26a
-def _take_what_may_differ(
+def _not_loaded(
     model: nn.Module,  # A timm model
     state: dict[str, Tensor],  # Tensors for it, changed in place
 ) -> dict[str, str]:  # Tensor → why it is not loaded
@@ -223,7 +232,7 @@ def _load_state(
     "Load strictly except for the input convolution and the classifier; `ValueError` as in `_check_state`"
     state = dict(state)
     adapted = _sum_colours(model, state)
-    not_loaded = _take_what_may_differ(model, state)
+    not_loaded = _not_loaded(model, state)
     _check_state(state, model.state_dict(), optional=not_loaded)
     model.load_state_dict(state, strict=False)
     return dict(n_tensors=len(model.state_dict()), n_loaded=len(state), adapted=adapted, not_loaded=not_loaded)
@@ -278,7 +287,7 @@ def _find_state(
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(path)!r}: neither 'pretrained' nor 'scratch' nor a file that exists")
-    return dict(source='file', name=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()), read_state(path)
+    return dict(source='file', name=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()), _read_state(path)
 
 
 # %% ../nbs/04c_models.ipynb #767a8994
@@ -294,7 +303,7 @@ def create_model(
     "A timm model from `(B,in_chans,H,W)` to `(B,n_labels)` logits (§3.1); weights that cannot be loaded are an error"
     if n_labels < 1:
         raise ValueError(f'n_labels={n_labels}: must be at least 1')
-    kwargs |= _size_options(_check_arch(arch), size)
+    kwargs |= _size_options(_known_arch(arch), size)
     found, state = _find_state(arch, weights, **kwargs)
     name = found['name'] if found['source'] == 'pretrained' else arch
     model = timm.create_model(name, in_chans=in_chans, num_classes=n_labels, drop_rate=drop_rate, **kwargs)
@@ -317,10 +326,11 @@ def _pairs(
 
 
 def rename_by_order(
-    state: Mapping[str, Tensor],  # Weights of another port of the same architecture
+    weights: str | Path | Mapping[str, Tensor],  # Of another port of the same architecture: a file, or name → tensor
     model: nn.Module,  # The timm model with the port's input channels and classes
 ) -> dict[str, Tensor]:  # The same tensors under the model's names, contiguous (safetensors needs that)
     "Pair tensors by their order; `ValueError` at the first pair that differs in shape or kind, or if the numbers differ"
+    state = weights if isinstance(weights, Mapping) else _read_state(weights)
     has_counters = any(name.endswith('num_batches_tracked') for name in state)
     own = {k: v for k, v in model.state_dict().items() if has_counters or not k.endswith('num_batches_tracked')}
     for i, (theirs, ours) in enumerate(zip(state.items(), own.items())):
@@ -352,7 +362,7 @@ def load_weights(
     path: str | Path,  # A file from `save_weights`
 ) -> dict[str, Any]:  # The metadata saved with it
     "Load every tensor exactly; `FileNotFoundError`, or `ValueError` if the file is damaged or of another model"
-    state = read_state(path)
+    state = _read_state(path)
     _check_state(state, model.state_dict())
     with safetensors.safe_open(path, 'pt') as f:
         metadata = json.loads((f.metadata() or {}).get('metadata', '{}'))

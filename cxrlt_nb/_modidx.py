@@ -141,6 +141,7 @@ d = {
             'cxrlt_nb.config._Spending': ('config.html#_spending', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._check_together': ('config.html#_check_together', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._fill': ('config.html#_fill', 'cxrlt_nb/config.py'),
+            'cxrlt_nb.config._hint': ('config.html#_hint', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._in_words': ('config.html#_in_words', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._kinds': ('config.html#_kinds', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._machine': ('config.html#_machine', 'cxrlt_nb/config.py'),

@@ -150,7 +150,7 @@ def _train(args: argparse.Namespace):
     kinds = {o.name: o.kind for o in _parameters(_notebook())}
     typed = {k: getattr(args, k) for k in kinds if hasattr(args, k)} | dict(args.pairs)
     try:
-        given, folder = _training_folder({k: _value(v, kinds.get(k, 'str')) for k, v in typed.items()})
+        given, folder = _training_folder({k: _value(v, kinds.get(k, 'float')) for k, v in typed.items()})
     except ValueError as e:
         args.parser.error(str(e))
     if (folder / 'record.json').exists():

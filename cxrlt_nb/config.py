@@ -73,13 +73,22 @@ STAND_INS = dict(
 
 
 # %% ../nbs/05a_config.ipynb #e1561b6a
+def _hint(
+    name: str,  # A name that a user gave
+    known: Collection[str],  # The names that exist
+) -> str:  # e.g. "did you mean 'focal'?"
+    "The closest known name, or all of them if none is close"
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}'
+
+
 def _one_of(
-    value: str,  # A name that a user gave
+    name: str,  # A name that a user gave
     known: Collection[str],  # The names that exist
 ) -> str:  # e.g. "one of focal, bce, asl; did you mean 'focal'?"
-    "What `value` must be, with the closest known name"
-    near = difflib.get_close_matches(str(value), known, 1)
-    return f'one of {", ".join(known)}' + (f'; did you mean {near[0]!r}?' if near else '')
+    "What `name` must be, with the closest known name if there is one"
+    near = _hint(name, known)
+    return f'one of {", ".join(known)}' + (f'; {near}' if near.startswith('did') else '')
 
 
 def pick_preset(
@@ -206,7 +215,6 @@ def _must_be(
 
 # %% ../nbs/05a_config.ipynb #536913f0
 class _Preset(BaseModel):
-    model_config = ConfigDict(extra='forbid', strict=True)
     preset: str = Field('auto', description='paper, demo, or auto: paper if there is an accelerator, else demo')
     plugins: str = Field('', description='Modules to import first, separated by ";"; each may add to a registry')
 
@@ -365,7 +373,12 @@ def _check_together(
 class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _Input, _Data, _Preset):
     "The parameters of the training notebook; `ValueError`, one sentence, for an unknown name or an impossible value"
 
+    model_config = ConfigDict(extra='allow', strict=True)  # see `__init__`
+
     def __init__(self, **given: Any):
+        for name in given:
+            if name not in type(self).model_fields and name not in MIXERS:  # a plugin's mixing has its probability here
+                raise ValueError(f'unknown parameter {name!r}; {_hint(name, type(self).model_fields)}')
         try:
             super().__init__(**given)
         except ValidationError as e:
@@ -412,13 +425,10 @@ def _sentence(
     error: dict,  # One of `ValidationError.errors()`
 ) -> str:  # e.g. "parameter 'size' is 8; it must be a whole number, 16 or more, or None"
     "What is wrong with a parameter, in one sentence"
-    name, fields = error['loc'][0], TrainConfig.model_fields
-    if error['type'] == 'extra_forbidden':
-        near = difflib.get_close_matches(name, fields, 1)
-        hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(fields)}'
-        return f'unknown parameter {name!r}; {hint}'
-    custom = error['type'] == 'value_error'
-    return f'parameter {name!r} is {error["input"]!r}; it must be {error["ctx"]["error"] if custom else _must_be(fields[name])}'
+    name, value = error['loc'][0], error['input']
+    own = error['type'] == 'value_error'  # one of our validators' messages
+    must_be = error['ctx']['error'] if own else _must_be(TrainConfig.model_fields[name])
+    return f'parameter {name!r} is {value!r}; it must be {must_be}'
 
 
 # %% ../nbs/05a_config.ipynb #82a08896

@@ -47,7 +47,7 @@ RETIRED = [
 # A path, a patient or a study as MIMIC-CXR writes them. The phantom's ids begin with 9.
 MIMIC_ID = re.compile(r'files/p1\d/|\bp1\d{7}\b|\bs5\d{7}\b')
 # Folders of one person's machine.
-LOCAL_PATH = re.compile(r'/(?:work|root|home/\w+)/[\w.]')
+LOCAL_PATH = re.compile(r'(?<![\w.…])/(?:work|root|home/\w+)/[\w.]')
 
 each_notebook = pytest.mark.parametrize('file', NOTEBOOKS, ids=lambda o: o.relative_to(ROOT / 'nbs').as_posix())
 

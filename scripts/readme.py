@@ -1,7 +1,8 @@
 """Write README.md from nbs/index.ipynb: prose, code and printed output.
 
 Cells marked `#| hide` or `#| include: false` are left out; cells marked `#| echo: false` show only their output. Text
-and Markdown outputs are kept. Pictures in outputs are not: the README shows picture files.
+and Markdown outputs are kept. Pictures in outputs are not: the README shows picture files. A comment `<!-- README … -->`
+is for the README only: badges come from other servers, which the site avoids.
 """
 
 import re
@@ -12,6 +13,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = '<!-- Rendered from nbs/index.ipynb by `make export`. Edit the notebook, not this file. -->'
 HIDDEN = re.compile(r'^#\|\s*(hide|include:\s*false)', re.M)
+ONLY_HERE = re.compile(r'<!-- README\n(.*?)\n-->\n', re.S)
 NO_CODE = re.compile(r'^#\|\s*echo:\s*false', re.M)
 
 
@@ -43,7 +45,7 @@ def render():
     parts = [HEADER]
     for cell in nbformat.read(ROOT / 'nbs/index.ipynb', 4).cells:
         if cell.cell_type == 'markdown':
-            parts.append(from_top(cell.source))
+            parts.append(from_top(ONLY_HERE.sub(r'\1\n\n', cell.source)))
         elif cell.source.strip() and not HIDDEN.search(cell.source):
             parts.append(render_code(cell))
     return '\n\n'.join(parts) + '\n'

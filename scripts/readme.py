@@ -1,8 +1,8 @@
 """Write README.md from nbs/index.ipynb: prose, code and printed output.
 
 Cells marked `#| hide` or `#| include: false` are left out; cells marked `#| echo: false` show only their output. Text
-and Markdown outputs are kept. Pictures in outputs are not: the README shows picture files. A comment `<!-- README … -->`
-is for the README only: badges come from other servers, which the site avoids.
+and Markdown outputs are kept. Pictures in outputs are not: the README shows picture files. What a comment
+`<!-- README … -->` contains is for the README only: badges come from other servers, which the site avoids.
 """
 
 import re

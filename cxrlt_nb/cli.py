@@ -11,7 +11,6 @@ __all__ = ['main']
 import argparse
 import ast
 import difflib
-import json
 import os
 import sys
 import warnings
@@ -347,7 +346,7 @@ def _check_unknown(
 def main(
     arguments: list[str] | None = None,  # By default those of the process
 ) -> int:  # Exit code
-    "The command `cxrlt`: 0 if all went well, 1 for a failure with one line on standard error; a wrong argument exits with 2"
+    "The command `cxrlt`: 0 if all went well, 1 with one line on standard error if not; 2 for a wrong argument"
     args, unknown = _parser().parse_known_args(arguments)
     _check_unknown(args, unknown)
     if os.getcwd() not in sys.path:

@@ -94,7 +94,7 @@ def _one_of(
 def pick_preset(
     preset: str = 'auto',  # A name in `PRESETS`, or "auto"
 ) -> str:  # A name in `PRESETS`
-    "The preset of a run: `auto` becomes `paper` if there is an accelerator, else `demo`; `ValueError` for an unknown name"
+    "The preset of a run; `auto` is `paper` if there is an accelerator, else `demo`; `ValueError` for an unknown one"
     known = ['auto', *PRESETS]
     if preset not in known:
         raise ValueError(f"parameter 'preset' is {preset!r}; it must be {_one_of(preset, known)}")

@@ -1,7 +1,7 @@
 """Interrupt with kill -9 at twelve random moments, and resume each time: `make test-kill`.
 
 Five while a cache is built, five within a second after an epoch of a training, two in a training by two processes.
-Each must end with what an uninterrupted one has: the same images to the byte, the same history, metrics and predictions.
+Each must end with what an uninterrupted one has: the same bytes of images, history, metrics and predictions.
 """
 
 import hashlib

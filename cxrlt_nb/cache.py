@@ -216,7 +216,8 @@ def build_cache(
         raise ValueError(f'{len(errors)} of {len(df)} images cannot be cached (the others are); the first: {first}')
     cache = ImageCache(folder)
     if n := int(cache.meta.enlarged.loc[df.image_id].sum()):
-        warnings.warn(f'{n} of {len(df)} images are smaller than {size} px and were enlarged, which adds no detail')
+        message = f'{n} of {len(df)} images are smaller than {size} px and were enlarged, which adds no detail'
+        warnings.warn(message, stacklevel=2)
     return cache
 
 

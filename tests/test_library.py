@@ -87,7 +87,7 @@ def test_the_loop_in_the_faq():
 def test_the_reader_on_the_page_about_own_data(tmp_path, monkeypatch):
     from cxrlt_nb import sources
 
-    monkeypatch.setattr(sources, 'READERS', dict(sources.READERS))
+    monkeypatch.setattr(sources, 'DATASETS', dict(sources.DATASETS))
     labels = on_page('own_data.qmd')['LABELS']
     rows = pd.DataFrame(
         [

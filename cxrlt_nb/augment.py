@@ -13,6 +13,7 @@ __all__ = [
     'mix_labels',
     'mix_up',
     'cut_mix',
+    'cut_out',
     'Affine',
     'CutOut',
     'Mixer',
@@ -20,11 +21,10 @@ __all__ = [
     'MixUp',
     'CutMix',
     'OneOf',
-    'make_policy',
     'make_augmentation',
 ]
 
-# %% ../nbs/03_augment.ipynb #d5d62e51
+# %% ../nbs/03_augment.ipynb #ddecb1ae
 from collections.abc import Sequence
 from copy import copy
 from difflib import get_close_matches
@@ -40,7 +40,7 @@ from torch import Tensor
 from .affine import adjust_saturation, affine_matrix, warp
 
 
-# %% ../nbs/03_augment.ipynb #f9bb2e47
+# %% ../nbs/03_augment.ipynb #a21cbe33
 def _quadrant_sizes(
     centre: Tensor,  # (n,2) row and column of the meeting point, in pixels
     h: int,  # Height in pixels
@@ -52,7 +52,7 @@ def _quadrant_sizes(
     return torch.stack([torch.stack(o, 1) for o in quadrants], 1)
 
 
-# %% ../nbs/03_augment.ipynb #606b0225
+# %% ../nbs/03_augment.ipynb #fe8880d3
 def mosaic_crop(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,4) places in the batch: top left, top right, bottom left, bottom right
@@ -76,7 +76,7 @@ def mosaic_crop(
     return torch.take(xb.contiguous(), place), size.prod(-1) / (h * w)
 
 
-# %% ../nbs/03_augment.ipynb #256380e2
+# %% ../nbs/03_augment.ipynb #b69aeaf7
 def _two_scales(
     cut: Tensor,  # (n,) how many of the outputs show the first half
     size: int,  # Number of outputs
@@ -91,7 +91,7 @@ def _two_scales(
     return (1 - distance).clamp(min=0)
 
 
-# %% ../nbs/03_augment.ipynb #f20d5382
+# %% ../nbs/03_augment.ipynb #47e1f31b
 def mosaic_resize(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,4) places in the batch: top left, top right, bottom left, bottom right
@@ -109,7 +109,7 @@ def mosaic_resize(
     return out, _quadrant_sizes(centre, h, w).prod(-1) / (h * w)
 
 
-# %% ../nbs/03_augment.ipynb #cb7ab473
+# %% ../nbs/03_augment.ipynb #28bba6ac
 _RULES = 'clip', 'mean', 'area'
 
 
@@ -133,7 +133,7 @@ def mix_labels(
     return torch.einsum('nk,nkl->nl', shares, yb[index.to(yb.device)]).clamp(max=1)
 
 
-# %% ../nbs/03_augment.ipynb #874ff518
+# %% ../nbs/03_augment.ipynb #282983e0
 def _resolve_no_finding(
     yb: Tensor,  # (n,L) targets
     vocab: Sequence[str],  # Names of the L labels
@@ -145,7 +145,7 @@ def _resolve_no_finding(
     return yb.masked_fill(healthy & (yb[:, finding] > 0).any(1, keepdim=True), 0)
 
 
-# %% ../nbs/03_augment.ipynb #7e2ab3a0
+# %% ../nbs/03_augment.ipynb #b5ff4c12
 def mix_up(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,2) places in the batch
@@ -157,7 +157,7 @@ def mix_up(
     return torch.lerp(b, a, weight), torch.stack([lam, 1 - lam], 1)
 
 
-# %% ../nbs/03_augment.ipynb #244f4ebd
+# %% ../nbs/03_augment.ipynb #6dcdd68b
 def _box(
     centre: Tensor,  # (B,2) row and column of the middle, each in [0,1)
     side: Tensor,  # (B,) side as a share of the image's
@@ -184,7 +184,7 @@ def _inside(
     return in_rows[:, None, :, None] & in_cols[:, None, None]
 
 
-# %% ../nbs/03_augment.ipynb #e587ea02
+# %% ../nbs/03_augment.ipynb #7ffaa847
 def cut_mix(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,2) places in the batch
@@ -198,8 +198,8 @@ def cut_mix(
     return torch.where(_inside(box.to(xb.device), h, w), b, a), torch.stack([1 - share, share], 1)
 
 
-# %% ../nbs/03_augment.ipynb #87a37b8d
-def _blank_box(
+# %% ../nbs/03_augment.ipynb #d08afbcb
+def cut_out(
     xb: Tensor,  # (B,C,H,W)
     box: Tensor,  # (B,4) top, left, bottom, right; an empty box blanks nothing
     fill: float = 0.0,  # Gray value of the blank
@@ -208,7 +208,7 @@ def _blank_box(
     return xb.masked_fill(_inside(box.to(xb.device), *xb.shape[-2:]), fill)
 
 
-# %% ../nbs/03_augment.ipynb #e8f0b8e6
+# %% ../nbs/03_augment.ipynb #d7b0aa38
 def _uniform(
     generator: torch.Generator | None,  # On the CPU; None is torch's own, which `torch.manual_seed` sets
     low: float,  # Smallest value
@@ -229,7 +229,7 @@ def _around(
     return _uniform(generator, middle - spread, middle + spread, n)
 
 
-# %% ../nbs/03_augment.ipynb #2bf8d509
+# %% ../nbs/03_augment.ipynb #01ea33ef
 def _pick_partners(
     rows: Tensor,  # (m,) images to mix, places in a batch
     n: int,  # Images in the batch
@@ -242,7 +242,7 @@ def _pick_partners(
     return order.argsort(1)[:, :k]
 
 
-# %% ../nbs/03_augment.ipynb #695aae4a
+# %% ../nbs/03_augment.ipynb #23557dd3
 class _BatchTransform(ItemTransform):
     "Changes training batches `(xb, yb)`: in fastai's `batch_tfms`, and wherever it is called as a function"
 
@@ -279,7 +279,7 @@ def _check_between(tfm, low: float, high: float, **values: float):
             raise ValueError(f'{type(tfm).__name__}: {name} is {value!r}; it must be from {low:g} to {high:g}')
 
 
-# %% ../nbs/03_augment.ipynb #2ce0b7c8
+# %% ../nbs/03_augment.ipynb #33a9cc64
 class Affine(_BatchTransform):
     "Scale, flip, rotation, contrast, brightness and saturation at random (§3.3)"
 
@@ -337,7 +337,7 @@ class Affine(_BatchTransform):
         self.checked_on_gpu = x.is_cuda
 
 
-# %% ../nbs/03_augment.ipynb #9facf63c
+# %% ../nbs/03_augment.ipynb #567ae62a
 class CutOut(_BatchTransform):
     "Blank a square of an image; its labels are kept (§3.3; DeVries and Taylor 2017)"
 
@@ -360,10 +360,10 @@ class CutOut(_BatchTransform):
         n, g = len(x), self.generator
         side = self.size * (_uniform(g, 0, 1, n) < self.p)
         box = _box(_uniform(g, 0, 1, n, 2), side, *x.shape[-2:])
-        return _blank_box(x, box, self.fill), *ys
+        return cut_out(x, box, self.fill), *ys
 
 
-# %% ../nbs/03_augment.ipynb #7289bada
+# %% ../nbs/03_augment.ipynb #7cd67673
 class Mixer(_BatchTransform):
     "Mix images of a batch and give mixtures their targets; a subclass sets `images` and defines `mix`"
 
@@ -410,7 +410,7 @@ class Mixer(_BatchTransform):
         return _resolve_no_finding(target, self.vocab, self.non_findings)
 
 
-# %% ../nbs/03_augment.ipynb #6e95c2fe
+# %% ../nbs/03_augment.ipynb #cd8c7292
 _SMALLEST_BATCH = 4
 
 
@@ -451,7 +451,7 @@ def _mix_batch(
     return new_x, new_y.as_subclass(type(ys[0]))
 
 
-# %% ../nbs/03_augment.ipynb #4d836b7a
+# %% ../nbs/03_augment.ipynb #3af4f0f3
 _MIDDLE_HALF = 0.25, 0.75
 
 
@@ -491,7 +491,7 @@ class Mosaic(Mixer):
         return *mosaic_crop(xb, index, centre, corner), None
 
 
-# %% ../nbs/03_augment.ipynb #76928d48
+# %% ../nbs/03_augment.ipynb #72920221
 class MixUp(Mixer):
     "The weighted mean of two images (Zhang et al. 2018), with the labels of §3.3"
 
@@ -520,7 +520,7 @@ class CutMix(MixUp):
         return *cut_mix(xb, index, box), torch.stack([lam, 1 - lam], 1)
 
 
-# %% ../nbs/03_augment.ipynb #dccb8c84
+# %% ../nbs/03_augment.ipynb #f16f3e5e
 class OneOf(_BatchTransform):
     "At most one of several mixers per image, each with its own probability"
 
@@ -553,7 +553,7 @@ class OneOf(_BatchTransform):
         return _mix_batch(parts, x, *ys, generator=self.generator)
 
 
-# %% ../nbs/03_augment.ipynb #8a70fd65
+# %% ../nbs/03_augment.ipynb #d01dd55d
 #: Mixing transforms by the name of their probability. A new one is one entry.
 MIXERS = {
     'mixup': MixUp,
@@ -572,9 +572,9 @@ AUGMENTATIONS = {
 }
 
 
-# %% ../nbs/03_augment.ipynb #37f01806
+# %% ../nbs/03_augment.ipynb #4d827e94
 def _transforms(
-    policy: dict,  # From `make_policy`
+    policy: dict,  # From `_make_policy`
     generator: torch.Generator | None = None,  # On the CPU; None is torch's own
     **mixing,  # `labels`, `no_finding`, … of the mixers, see `Mixer`
 ) -> list[_BatchTransform]:  # Affine, one OneOf, CutOut: those that do something
@@ -586,7 +586,7 @@ def _transforms(
     return [tfm for tfm, used in ((affine, affine.active), (one_of, mixers), (cutout, cutout.p)) if used]
 
 
-def make_policy(
+def _make_policy(
     preset: str = 'paper',  # A name in `AUGMENTATIONS`
     **changes: float | None,  # Values to change in the preset; None leaves the preset's
 ) -> AttrDict:  # All values
@@ -605,15 +605,15 @@ def make_policy(
     return policy
 
 
-# %% ../nbs/03_augment.ipynb #db5f8c1c
+# %% ../nbs/03_augment.ipynb #a01166a7
 def make_augmentation(
-    params: dict,  # Parameters of a training: `augment`, the names in `make_policy`, `label_rule`, `no_finding`, …
+    params: dict,  # Parameters of a training: `augment`, the names in `_make_policy`, `label_rule`, `no_finding`, …
     labels: Sequence[str] | None = None,  # Names of the labels; None: fastai's
     generator: torch.Generator | None = None,  # On the CPU; None is torch's own
 ) -> list[_BatchTransform]:  # For `batch_tfms`; empty if nothing is to be done
-    "Batch transforms of a training; `ValueError` as for `make_policy`, and if a batch is too small for a mixer"
+    "Batch transforms of a training; `ValueError` as for `_make_policy`, and if a batch is too small for a mixer"
     names = {*MIXERS, *AUGMENTATIONS['none']}
-    policy = make_policy(params['augment'], **{k: params[k] for k in names if k in params})
+    policy = _make_policy(params['augment'], **{k: params[k] for k in names if k in params})
     non_findings = params.get('non_findings', ('Support Devices',))
     if isinstance(non_findings, str):
         non_findings = [o.strip() for o in non_findings.split(';') if o.strip()]

@@ -23,7 +23,7 @@ __all__ = [
     'best_thresholds',
 ]
 
-# %% ../nbs/04a_metrics.ipynb #b1bbe002
+# %% ../nbs/04a_metrics.ipynb #25240531
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from sklearn.metrics import PrecisionRecallDisplay, precision_recall_curve, roc_
 from .table import TRAIN_POSITIVES
 
 
-# %% ../nbs/04a_metrics.ipynb #e3e8bc37
+# %% ../nbs/04a_metrics.ipynb #7091b79b
 def tiers(
     labels,  # Label names with a count in `TRAIN_POSITIVES`; or training counts by label (dict or Series)
     head: int = 38_574,  # Labels with at least this many training positives are head
@@ -54,7 +54,7 @@ def tiers(
     return pd.Series(np.select([n >= head, n <= tail], ['head', 'tail'], 'medium'), index=n.index, name='tier')
 
 
-# %% ../nbs/04a_metrics.ipynb #2cc8df60
+# %% ../nbs/04a_metrics.ipynb #6372948b
 def _check_names(y, s):
     "`ValueError` if two frames differ in their labels or in their row index"
     if list(y.columns) != list(s.columns):
@@ -77,7 +77,7 @@ def _as_floats(x):
     return x.to_numpy('float64', na_value=np.nan) if isinstance(x, pd.DataFrame) else np.asarray(x, 'float64')
 
 
-# %% ../nbs/04a_metrics.ipynb #9ff65cad
+# %% ../nbs/04a_metrics.ipynb #4cc1ce2c
 def check_scores(
     y_true,  # Targets, 0/1: `(N,C)` or `(N,)`, array or frame
     y_score,  # Scores of the same shape
@@ -97,7 +97,7 @@ def check_scores(
     return y.astype('int8'), s, names
 
 
-# %% ../nbs/04a_metrics.ipynb #6c60334c
+# %% ../nbs/04a_metrics.ipynb #360bb16a
 def average_precision(
     y_true,  # Targets of one label, 0/1, `(N,)`
     y_score=None,  # Scores `(N,)`; only their order counts
@@ -116,7 +116,7 @@ def average_precision(
     return float((np.searchsorted(r, r, 'right') / r).mean())
 
 
-# %% ../nbs/04a_metrics.ipynb #8bcfdaa3
+# %% ../nbs/04a_metrics.ipynb #1bd2357d
 def _f1(y_true, y_score, threshold):
     "F1 of one label, 2TP/(2TP+FP+FN), predicted positive if score ≥ threshold; §4.3"
     predicted = y_score >= threshold
@@ -124,7 +124,7 @@ def _f1(y_true, y_score, threshold):
     return 2 * true_positives / (predicted.sum() + y_true.sum())
 
 
-# %% ../nbs/04a_metrics.ipynb #e4675ced
+# %% ../nbs/04a_metrics.ipynb #ccf39fcb
 def label_thresholds(
     threshold,  # One number, an array in the order of the labels, or a Series by label
     names: pd.Index,  # The C labels
@@ -140,7 +140,7 @@ def label_thresholds(
     return t
 
 
-# %% ../nbs/04a_metrics.ipynb #7fb5ddbf
+# %% ../nbs/04a_metrics.ipynb #c0bec911
 @dataclass(frozen=True)
 class Metric:
     "A metric that has one value per label, and its mean over the labels"
@@ -185,7 +185,7 @@ class Metric:
         return float(values.mean())
 
 
-# %% ../nbs/04a_metrics.ipynb #7791bc49
+# %% ../nbs/04a_metrics.ipynb #6abace82
 #: All metrics by the name that functions, parameters and files use. To add a metric, add an entry.
 METRICS = dict(
     map=Metric(average_precision, 'AP', 'mAP'),
@@ -194,7 +194,7 @@ METRICS = dict(
 )
 
 
-# %% ../nbs/04a_metrics.ipynb #c756adac
+# %% ../nbs/04a_metrics.ipynb #81120d5d
 def summary(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
@@ -206,7 +206,7 @@ def summary(
     return counts.join([metric.by_label(y_true, y_score, threshold) for metric in METRICS.values()])
 
 
-# %% ../nbs/04a_metrics.ipynb #1e342ab1
+# %% ../nbs/04a_metrics.ipynb #b9a62543
 def scores(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
@@ -220,7 +220,7 @@ def scores(
     return pd.Series(count | means)
 
 
-# %% ../nbs/04a_metrics.ipynb #050116c9
+# %% ../nbs/04a_metrics.ipynb #2976a311
 def by_tier(
     y_true: pd.DataFrame,  # Targets, 0/1, one column per label
     y_score,  # Scores of the same shape
@@ -239,7 +239,7 @@ def by_tier(
     return pd.DataFrame({k: scores(y[part], s[part], thresholds) for k, part in parts.items()}).T
 
 
-# %% ../nbs/04a_metrics.ipynb #386912b8
+# %% ../nbs/04a_metrics.ipynb #63628030
 def by_group(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
@@ -257,7 +257,7 @@ def by_group(
     return pd.DataFrame(table | {'all': scores(y, s, threshold)}).T
 
 
-# %% ../nbs/04a_metrics.ipynb #1386216b
+# %% ../nbs/04a_metrics.ipynb #85591495
 def plot_precision_recall(
     y_true: pd.DataFrame,  # Targets, 0/1, one column per label
     y_score,  # Scores of the same shape
@@ -274,7 +274,7 @@ def plot_precision_recall(
     return ax
 
 
-# %% ../nbs/04a_metrics.ipynb #91a97b5a
+# %% ../nbs/04a_metrics.ipynb #d0ed90b3
 def ece(
     y_true,  # Targets, 0/1, `(N,C)`
     y_prob,  # Probabilities in [0,1], `(N,C)`
@@ -290,7 +290,7 @@ def ece(
     return pd.Series(gaps, index=names, name='ECE') / len(y)
 
 
-# %% ../nbs/04a_metrics.ipynb #543ba962
+# %% ../nbs/04a_metrics.ipynb #e996ab77
 def plot_reliability(
     y_true,  # Targets, 0/1, `(N,C)`; all labels are pooled
     y_prob,  # Probabilities in [0,1], `(N,C)`
@@ -305,7 +305,7 @@ def plot_reliability(
     return ax
 
 
-# %% ../nbs/04a_metrics.ipynb #25489872
+# %% ../nbs/04a_metrics.ipynb #550a7345
 def focal_posterior(
     p,  # Outputs of a model trained with the focal loss, in [0,1]; any shape, array or frame
     gamma: float = 2.0,  # Focusing parameter of the loss
@@ -329,7 +329,7 @@ def focal_posterior(
     return np.clip(-b / (a - b), 0, 1)
 
 
-# %% ../nbs/04a_metrics.ipynb #dfacffe0
+# %% ../nbs/04a_metrics.ipynb #eeca106b
 def _best_threshold(y_true, y_score):
     "Threshold with the highest F1 of one label"
     precision, recall, thresholds = precision_recall_curve(y_true, y_score)

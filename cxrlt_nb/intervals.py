@@ -304,7 +304,7 @@ def chance_level(
     for k in range(n_perm):
         row = rng.permutation(len(y))
         for c, (rank, at) in enumerate(zip(ranks, positives)):
-            ap[k, c] = average_precision(np.ones(len(at)), rank=rank[row[at]])  # the positives' ranks are enough
+            ap[k, c] = average_precision(np.ones(len(at), bool), rank=rank[row[at]])  # only positives' ranks count
     ap = pd.DataFrame(ap, columns=names)
     macro, label_p95 = ap.mean(axis=1), ap.quantile(0.95).rename(None)
     return AttrDict(

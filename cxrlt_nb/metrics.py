@@ -101,19 +101,21 @@ def check_scores(
 def average_precision(
     y_true,  # Targets of one label, 0/1, `(N,)`
     y_score=None,  # Scores `(N,)`; only their order counts
-    rank=None,  # If known, instead of scores: for each image, how many images score as high or higher, `(N,)`
+    rank: np.ndarray
+    | None = None,  # If known, instead of scores: for each image, how many images score as high or higher, `(N,)`
 ) -> float:  # NaN if there is no positive
     "Average precision of one label, equal to scikit-learn's `average_precision_score`, ties included; §4.3"
     positive = np.asarray(y_true, bool)
-    if not positive.any():
-        return np.nan
     if rank is None:
         s = np.ascontiguousarray(y_score)
-        r = len(s) - np.searchsorted(np.sort(s), np.sort(s[positive]))
+        r = len(s) - np.sort(s).searchsorted(np.sort(s[positive]))
     else:
-        r = np.asarray(rank)[positive]
+        r = rank[positive]
+    if not len(r):
+        return np.nan
     r = np.sort(r)
-    return float((np.searchsorted(r, r, 'right') / r).mean())
+    position = r.searchsorted(r, 'right')  # among the positives
+    return float((position / r).sum() / len(r))
 
 
 # %% ../nbs/04a_metrics.ipynb #1bd2357d
@@ -270,7 +272,7 @@ def plot_precision_recall(
         c = names.get_loc(label)
         ax = PrecisionRecallDisplay.from_predictions(y[:, c], s[:, c], name=label, ax=ax).ax_
     ax.set(xlabel='recall', ylabel='precision')
-    ax.legend(fontsize=9, frameon=False)
+    ax.legend(fontsize=9, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
 

@@ -45,7 +45,7 @@ class _Parameter(NamedTuple):
     "A parameter of a notebook, as its parameters cell states it"
 
     name: str
-    kind: str  # e.g. "int | None"
+    kind: str  # e.g. "Optional[int]"
     default: object
     help: str
     section: str  # e.g. "Data"
@@ -71,12 +71,12 @@ def _parameters(
 # %% ../nbs/08_cli.ipynb #5a6f596d
 def _value(
     text: str,  # What was typed
-    kind: str,  # The parameter's type, e.g. "int | None"
+    kind: str,  # The parameter's type, e.g. "Optional[int]"
 ) -> object:
     "The value that a text stands for: text for a text parameter, else a number, True, False or None if it is one"
-    if text == 'None' and 'None' in kind:
+    if text == 'None' and kind.startswith('Optional'):
         return None
-    if kind in ('str', 'str | None'):
+    if kind in ('str', 'Optional[str]'):
         return text
     try:
         return ast.literal_eval(text)

@@ -37,6 +37,7 @@ from .cache import RESIZE_RULES
 from .datasets import DATASETS
 from .folds import kfold
 from .losses import LOSSES
+from .metrics import METRICS
 from .models import check_arch
 
 # %% ../nbs/05a_config.ipynb #6176732b
@@ -322,7 +323,10 @@ _REGISTRIES: dict[str, Collection[str]] = dict(
     resize=RESIZE_RULES,
     augment=AUGMENTATIONS,
     loss=LOSSES,
+    metrics=METRICS,
 )
+#: Those that may hold several names, separated by semicolons, or `package.module:name`.
+_SEVERAL = ('callbacks', 'metrics')
 
 
 def split_names(
@@ -387,11 +391,12 @@ class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _I
     @field_validator(*_REGISTRIES, 'preset')
     @classmethod
     def _registered(cls, value, info):
-        several = info.field_name in ('callbacks', 'metrics')
+        several = info.field_name in _SEVERAL
         known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
-        for o in split_names(value) if several else [value]:
-            if o is not None and o not in known and not (several and ':' in o):
-                raise ValueError(_one_of(o, known))
+        for name in split_names(value) if several else [value]:
+            elsewhere = several and ':' in name
+            if name is not None and name not in known and not elsewhere:
+                raise ValueError(_one_of(name, known))
         return value
 
     @field_validator('weights')

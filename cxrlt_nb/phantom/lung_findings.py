@@ -7,13 +7,13 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/phantom/lung_findings.html.md"""
 # %% auto #0
 __all__ = ['FINDINGS', 'finding', 'draft', 'show_findings']
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #a8168408
+# %% ../../nbs/phantom/02_lung_findings.ipynb #ce41a0e4
 import numpy as np
 
 from .anatomy import make_chest, paint_chest
-from .draw import Canvas, sometimes_larger, soft_step
+from .draw import Canvas, soft_step, sometimes_larger
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #e36bca04
+# %% ../../nbs/phantom/02_lung_findings.ipynb #12da1c30
 #: Every finding: name of the label -> generator function `f(chest, canvas, rng, contrast)`.
 FINDINGS = {}
 
@@ -33,14 +33,14 @@ def finding(
     return _add
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #5d4ad950
+# %% ../../nbs/phantom/02_lung_findings.ipynb #17ef9370
 @finding('No Finding')
 def _no_finding(chest, canvas, rng, contrast):
     "A healthy chest: nothing is moved and nothing is painted"
     yield
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #bc80674a
+# %% ../../nbs/phantom/02_lung_findings.ipynb #cf503673
 def draft(
     label: str,  # Key of `FINDINGS`
     view: str = 'PA',  # As in `make_chest`
@@ -63,7 +63,7 @@ def _changed(
     return difference, float((np.abs(difference) > 4 / 255).mean())
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #1d9cc80e
+# %% ../../nbs/phantom/02_lung_findings.ipynb #1f52fd5d
 def show_findings(
     *labels: str,  # Keys of `FINDINGS`
     view: str = 'PA',  # As in `make_chest`
@@ -100,7 +100,7 @@ def _point_at(ax, difference):
     ax.annotate('', xy=tip, xytext=tail, arrowprops=dict(arrowstyle='-|>', color='yellow', lw=1.6))
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #622e4d82
+# %% ../../nbs/phantom/02_lung_findings.ipynb #088dc2d4
 @finding('Consolidation')
 def _consolidation(chest, canvas, rng, contrast):
     "A lobe filled up to its fissure: dense, with one sharp edge and dark air bronchograms"
@@ -122,7 +122,7 @@ def _consolidation(chest, canvas, rng, contrast):
     canvas.lines(bronchi, 0.010, level=0.32, amount=0.45 * contrast, within=lobe)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #95636a72
+# %% ../../nbs/phantom/02_lung_findings.ipynb #c1e00724
 @finding('Pneumonia')
 def _pneumonia(chest, canvas, rng, contrast):
     "Several patches of uneven size in one lung"
@@ -135,7 +135,7 @@ def _pneumonia(chest, canvas, rng, contrast):
         canvas.blob(x, y, r, r * 1.15, 0.82, 0.65 * contrast, edge=0.85, within=canvas.lung_masks[side])
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #ecf25db4
+# %% ../../nbs/phantom/02_lung_findings.ipynb #56c55564
 @finding('Infiltration')
 def _infiltration(chest, canvas, rng, contrast):
     "Faint streaks that fan out in the middle of one lung, on a trace of haze"
@@ -162,7 +162,7 @@ def _lung_opacity(chest, canvas, rng, contrast):
     canvas.blob(x, y, r * stretch, r / stretch, 0.76, 0.75 * contrast, edge=1.0, within=mask)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #0b008b5a
+# %% ../../nbs/phantom/02_lung_findings.ipynb #4e300958
 @finding('Edema')
 def _edema(chest, canvas, rng, contrast):
     "A haze around both hila, and short Kerley lines at the rim of both bases"
@@ -179,7 +179,7 @@ def _edema(chest, canvas, rng, contrast):
         canvas.lines(lines, 0.004, level=0.85, amount=0.6 * contrast, within=mask)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #69c1108f
+# %% ../../nbs/phantom/02_lung_findings.ipynb #7410b089
 @finding('Fibrosis')
 def _fibrosis(chest, canvas, rng, contrast):
     "A net of fine lines at the base and the rim of both lungs"
@@ -195,7 +195,7 @@ def _fibrosis(chest, canvas, rng, contrast):
     canvas.blend(..., weight * (0.16 * contrast + net * 0.55 * contrast), 0.88)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #9d146177
+# %% ../../nbs/phantom/02_lung_findings.ipynb #6dc0e5d1
 @finding('Atelectasis')
 def _atelectasis(chest, canvas, rng, contrast):
     "One or two plates across the base of a lung whose diaphragm is raised"
@@ -210,7 +210,7 @@ def _atelectasis(chest, canvas, rng, contrast):
     canvas.lines(plates, 0.022, level=0.85, amount=0.7 * contrast, within=canvas.lung_masks[side])
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #c2aeb90d
+# %% ../../nbs/phantom/02_lung_findings.ipynb #5f11ad61
 @finding('Emphysema')
 def _emphysema(chest, canvas, rng, contrast):
     "Dark, long, wide lungs over a flat diaphragm, and a narrow heart"
@@ -230,7 +230,7 @@ def _emphysema(chest, canvas, rng, contrast):
     yield
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #c24f9f03
+# %% ../../nbs/phantom/02_lung_findings.ipynb #5669193a
 @finding('Nodule')
 def _nodule(chest, canvas, rng, contrast):
     "One to four small discs with a sharp edge"
@@ -241,7 +241,7 @@ def _nodule(chest, canvas, rng, contrast):
         canvas.blob(x, y, r, r, 0.92, 0.5 * contrast + 0.2, edge=0.35)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #c97fc926
+# %% ../../nbs/phantom/02_lung_findings.ipynb #5fb3ca77
 @finding('Mass')
 def _mass(chest, canvas, rng, contrast):
     "A large disc with lobes and a sharp edge"
@@ -267,7 +267,7 @@ def _lung_lesion(chest, canvas, rng, contrast):
     canvas.blob(x, y, r * hole, r * hole, 0.12, 0.7 * contrast + 0.15, edge=0.2)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #929bd2da
+# %% ../../nbs/phantom/02_lung_findings.ipynb #111ec1ef
 @finding('Pleural Effusion')
 def _pleural_effusion(chest, canvas, rng, contrast):
     "White from the diaphragm up to a meniscus that climbs at the wall, on one side or both"
@@ -285,7 +285,7 @@ def _pleural_effusion(chest, canvas, rng, contrast):
         canvas.blend(..., fluid * (0.75 * contrast + 0.15), 0.82)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #64e086d8
+# %% ../../nbs/phantom/02_lung_findings.ipynb #d6f98714
 @finding('Pleural Thickening')
 def _pleural_thickening(chest, canvas, rng, contrast):
     "A wavy band along the outer wall of one lung (in a lateral view along the back)"
@@ -301,7 +301,7 @@ def _pleural_thickening(chest, canvas, rng, contrast):
     canvas.blend(..., band * soft_step(width - 0.004, 0.008) * (0.55 * contrast + 0.3), 0.8)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #2d8c447f
+# %% ../../nbs/phantom/02_lung_findings.ipynb #072a1024
 @finding('Pleural Other')
 def _pleural_plaques(chest, canvas, rng, contrast):
     "Two to five short, dense plaques on the diaphragm and the outer walls"
@@ -318,7 +318,7 @@ def _pleural_plaques(chest, canvas, rng, contrast):
         canvas.lines([line], width, level=1.0, amount=0.5 * contrast + 0.25)
 
 
-# %% ../../nbs/phantom/02_lung_findings.ipynb #d08dae33
+# %% ../../nbs/phantom/02_lung_findings.ipynb #cd9cd30d
 @finding('Pneumothorax')
 def _pneumothorax(chest, canvas, rng, contrast):
     "A thin white pleural line away from the wall, and darkness without vessels beyond it"

@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/phantom/release.html.md"""
 # %% auto #0
 __all__ = ['PHANTOM', 'sample_studies', 'phantom_name', 'phantom_table', 'write_phantom']
 
-# %% ../../nbs/phantom/04_release.ipynb #be6982f0
+# %% ../../nbs/phantom/04_release.ipynb #d24a3d02
 import hashlib
 import json
 import os
@@ -27,11 +27,11 @@ from ..files import read_json, write_atomically, write_json
 from .findings import draw
 from ..table import LABELS, SPLITS, TRAIN_IMAGES, TRAIN_POSITIVES
 
-# %% ../../nbs/phantom/04_release.ipynb #4db02f1f
+# %% ../../nbs/phantom/04_release.ipynb #61205437
 # Published counts of studies with 1, 2, 3 and 4 images; 5 to 11 images are our estimate.
 _STUDIES_BY_IMAGES = np.array([69_478, 71_298, 13_529, 1_422, 60, 20, 8, 4, 2, 1, 1])
 
-# %% ../../nbs/phantom/04_release.ipynb #f8dc8851
+# %% ../../nbs/phantom/04_release.ipynb #5ca87cfd
 _MORE_STUDIES_SHAPE, _MORE_STUDIES_MEAN = 0.6, 2.43  # Studies of a patient after the first; 155,823 / 45,480 − 1
 
 
@@ -46,7 +46,7 @@ def _sample_hierarchy(n_images, rng):
     return studies[studies.patient <= studies.patient[enough]]
 
 
-# %% ../../nbs/phantom/04_release.ipynb #7fd53581
+# %% ../../nbs/phantom/04_release.ipynb #fb5b8ac5
 _GROUPS = [  # Findings that occur together
     ['Cardiomegaly', 'Edema', 'Enlarged Cardiomediastinum', 'Pleural Effusion'],
     ['Consolidation', 'Infiltration', 'Lung Opacity', 'Pneumonia', 'Atelectasis'],
@@ -72,7 +72,7 @@ def _sample_scores(patient, rng):
     return scores, group_scores.mean(1)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #bd2ae7cb
+# %% ../../nbs/phantom/04_release.ipynb #c78f812f
 def _top(score, images, n):
     "The studies `(S,)` of highest score that together have about `n` images; at least one study"
     order = np.argsort(-score)
@@ -96,7 +96,7 @@ def _sample_labels(studies, rng, beside_no_finding):
     return y
 
 
-# %% ../../nbs/phantom/04_release.ipynb #4209f15d
+# %% ../../nbs/phantom/04_release.ipynb #b6ca72ae
 def sample_studies(
     n_images: int,  # Images; the last patient is complete, so there may be a few more
     rng: np.random.Generator,  # Source of randomness
@@ -108,7 +108,7 @@ def sample_studies(
     return pd.concat([studies, pd.DataFrame(labels, columns=LABELS, index=studies.index)], axis=1)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #1c95407f
+# %% ../../nbs/phantom/04_release.ipynb #6df4d40b
 def _exchange_labels(y, share, rng):
     "Labels `(S,26)` in which a share of the studies has exchanged its labels"
     chosen = rng.permutation(len(y))[: round(share * len(y))]
@@ -117,7 +117,7 @@ def _exchange_labels(y, share, rng):
     return noisy
 
 
-# %% ../../nbs/phantom/04_release.ipynb #8d356bf6
+# %% ../../nbs/phantom/04_release.ipynb #f1d0542b
 _LATERAL = 0.79  # Share of the further images that are lateral
 _LEFT_LATERAL = 0.295  # Share of the lateral images that are recorded as LL
 _AP = 0.6  # Share of the frontal images that are AP
@@ -140,7 +140,7 @@ def _sample_images(studies, n_findings, rng):
     return pd.DataFrame(dict(study=study, view=view, recorded=recorded, aspect=aspect))
 
 
-# %% ../../nbs/phantom/04_release.ipynb #b314d74b
+# %% ../../nbs/phantom/04_release.ipynb #53f0852e
 #: Settings of a phantom, and their defaults.
 PHANTOM = dict(
     train=6000,  # Images of each split; the last patient is complete, so there may be a few more
@@ -172,7 +172,7 @@ def phantom_name(
     return f'phantom-{settings["size"]}px-{n_images}-{digest[:8]}'
 
 
-# %% ../../nbs/phantom/04_release.ipynb #79d59f7e
+# %% ../../nbs/phantom/04_release.ipynb #f29cca2c
 def _sample_population(settings):
     "One row per image with numbers of patient, study and image, and two label matrices `(N,26)`: drawn and written"
     parts, drawn, written = [], [], []
@@ -193,7 +193,7 @@ def _sample_population(settings):
     return images.assign(image=np.arange(len(images))), np.concatenate(drawn), np.concatenate(written)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #fb955e32
+# %% ../../nbs/phantom/04_release.ipynb #6a4451ed
 _MEANING = {'AP': 'antero-posterior', 'PA': 'postero-anterior', 'LATERAL': 'lateral', 'LL': 'left lateral'}
 
 
@@ -219,7 +219,7 @@ def _as_release(images, written, seed):
     return pd.concat([pd.DataFrame(keys), pd.DataFrame(written, columns=LABELS), images.split], axis=1)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #42c40419
+# %% ../../nbs/phantom/04_release.ipynb #766fb7f7
 def phantom_table(
     **settings,  # Some of `PHANTOM`
 ) -> pd.DataFrame:  # One row per image: the columns of CXR-LT 2023, `split`, and `width` and `height` in pixels
@@ -232,7 +232,7 @@ def phantom_table(
     return table.assign(width=long.where(wide, short), height=long.where(~wide, short))
 
 
-# %% ../../nbs/phantom/04_release.ipynb #cbd7f291
+# %% ../../nbs/phantom/04_release.ipynb #d833af00
 def _draw_file(path, **arguments):
     "Draw one image and write it as JPEG, unless the file exists; returns (width, height)"
     path = Path(path)
@@ -245,7 +245,7 @@ def _draw_file(path, **arguments):
     return image.shape[::-1]
 
 
-# %% ../../nbs/phantom/04_release.ipynb #3a7a4a0a
+# %% ../../nbs/phantom/04_release.ipynb #ecaf2ac6
 def _draw_all(root, images, drawn, paths, settings, workers):
     "Draw all images in several processes; returns (width, height) of each"
     labels, first_seed, calls = np.array(LABELS), settings['seed'] * 10**9, []
@@ -267,7 +267,7 @@ def _draw_all(root, images, drawn, paths, settings, workers):
     return sizes
 
 
-# %% ../../nbs/phantom/04_release.ipynb #c38a9470
+# %% ../../nbs/phantom/04_release.ipynb #f163d07a
 def _write_files(root, settings, workers):
     "Write images that do not exist yet, then the csv files, and the settings last"
     images, drawn, written = _sample_population(settings)
@@ -282,7 +282,7 @@ def _write_files(root, settings, workers):
     write_json(root / PHANTOM_FILE, settings)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #a57559a3
+# %% ../../nbs/phantom/04_release.ipynb #a725cd1d
 def write_phantom(
     root: str | Path,  # Folder to write
     workers: int | None = None,  # Processes; by default one per core, and one for fewer than 500 images

@@ -1,7 +1,7 @@
 """Everything can be added from outside the package: one entry in one registry, in a module that `plugins` names.
 
-The module below adds a loss, a mixing transform, a dataset, a preset, a backbone with its stand-in, a metric, a callback
-and a row of Table 2 at a size that the table does not have. A training and a study then use them.
+The module below adds a loss, a mixing transform, a dataset, a preset, a backbone with its stand-in, a metric, a
+callback, and a row of Table 2 at a size that the table does not have. A training and a study then use them.
 """
 
 import json
@@ -122,7 +122,7 @@ def test_a_mixing_transform(folder, record):
 
 
 def test_a_dataset(record):
-    assert (record['parameters']['data'], record['data']['source'], record['data']['images']) == ('ours', 'ours', 240)
+    assert (record['parameters']['data'], record['data']['source']) == ('ours', 'ours')
 
 
 def test_a_preset(record):
@@ -156,7 +156,7 @@ def test_predictions_load_the_plugin(folder, trained):
         folder, sys.executable, '-c', code, 'predict', trained, folder / 'release/test.csv', folder / 'p.parquet'
     )
     assert done.returncode == 0, done.stderr
-    assert len(pd.read_parquet(folder / 'p.parquet')) == 60
+    assert len(pd.read_parquet(folder / 'p.parquet')) == len(pd.read_csv(folder / 'release/test.csv'))
 
 
 TRAININGS = """

@@ -1,4 +1,4 @@
-"""Any timm backbone with one gray channel in and one logit a finding out, and never a doubt about its weights
+"""Any timm backbone with one gray input channel and one logit per finding, with a record of every weight loaded
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/models.html.md"""
 
@@ -6,30 +6,20 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/models.html.md"""
 
 # %% auto #0
 __all__ = [
-    'PAPER_TAGS',
-    'KINDS',
+    'BACKBONES',
+    'Backbone',
     'check_arch',
-    'pretrained_name',
-    'first_names',
-    'read_state',
-    'part_names',
-    'check_state',
-    'load_state',
     'WeightsRecord',
-    'pretrained_state',
-    'find_state',
     'create_model',
     'rename_by_order',
     'save_weights',
     'load_weights',
 ]
 
-# %% ../nbs/04c_models.ipynb #b4bb021a
+# %% ../nbs/04c_models.ipynb #8882f31a
 import difflib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,61 +27,115 @@ from typing import Any
 
 import safetensors
 import timm
+import torch
 from safetensors.torch import save, save_file
 from timm.models import load_state_dict
-from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
+from .files import write_atomically
 
-# %% ../nbs/04c_models.ipynb #7c8ff802
-def check_arch(
-    arch: str,  # timm's name of an architecture, with or without a tag of weights
+
+# %% ../nbs/04c_models.ipynb #b8dfb313
+@dataclass(frozen=True)
+class Backbone:
+    "What a study needs to know about one of its backbones"
+
+    tag: str  # Pretrained weights that weights='pretrained' loads
+    stand_in: str  # timm name of a small model of the same family, for the demo preset
+
+
+#: Backbones of the studies, by timm name
+BACKBONES: dict[str, Backbone] = {
+    'tf_efficientnetv2_s': Backbone(tag='in21k_ft_in1k', stand_in='test_efficientnet'),
+    'convnext_tiny': Backbone(tag='fb_in22k_ft_in1k', stand_in='test_convnext'),
+    'convnext_small': Backbone(tag='fb_in22k_ft_in1k', stand_in='test_convnext2'),
+}
+
+
+# %% ../nbs/04c_models.ipynb #264f17e7
+def _known_arch(
+    arch: str,  # timm's name, with or without a tag
 ) -> str:  # `arch` itself
-    "ValueError with the nearest of timm's names if timm has no `arch`"
+    "Return `arch`; `ValueError` with the nearest names if timm does not have it"
     if timm.is_model(arch):
         return arch
     names = timm.list_models()
     near = difflib.get_close_matches(arch.split('.')[0], names, n=3, cutoff=0.5)
     raise ValueError(
-        f'arch={arch!r} is not among the {len(names):,} architectures of timm; nearest: {", ".join(near) or "none"}'
+        f'arch={arch!r} is not one of the {len(names):,} architectures of timm; did you mean {", ".join(near)}?'
+        if near
+        else f'arch={arch!r} is not one of the {len(names):,} architectures of timm'
     )
 
 
-# %% ../nbs/04c_models.ipynb #48fb7134
-PAPER_TAGS: dict[str, str] = {
-    'tf_efficientnetv2_s': 'in21k_ft_in1k',
-    'convnext_tiny': 'fb_in22k_ft_in1k',
-    'convnext_small': 'fb_in22k_ft_in1k',
-}
-
-
-def pretrained_name(
+# %% ../nbs/04c_models.ipynb #ebe36f5b
+def _pretrained_name(
     arch: str,  # timm's name, with or without a tag
 ) -> str:  # Name with tag
-    "The weights that 'pretrained' stands for: the tag given, else `PAPER_TAGS`, else timm's default; ValueError if timm has none"
-    stem, _, tag = check_arch(arch).partition('.')
-    tags = [o.partition('.')[2] for o in timm.list_pretrained(f'{stem}.*')]
-    tag = tag or PAPER_TAGS.get(stem) or (timm.get_pretrained_cfg(stem).tag if tags else '')
+    "The weights that `weights='pretrained'` loads: the given tag, else the one in `BACKBONES`, else timm's default"
+    stem, _, tag = _known_arch(arch).partition('.')
+    tags = [name.partition('.')[2] for name in timm.list_pretrained(f'{stem}.*')]
+    if not tag and stem in BACKBONES:
+        tag = BACKBONES[stem].tag
+    elif not tag and tags:
+        tag = timm.get_pretrained_cfg(stem).tag
     if tag not in tags:
         raise ValueError(f'timm has no pretrained weights {stem}.{tag}; tags of {stem}: {", ".join(tags) or "none"}')
     return f'{stem}.{tag}'
 
 
-# %% ../nbs/04c_models.ipynb #d18cc322
-def first_names(
+# %% ../nbs/04c_models.ipynb #a61bd8d8
+def _size_options(
+    arch: str,  # timm's name
+    size: int | None,  # Side of the square images in pixels; `None` leaves the architecture's own
+) -> dict[str, int]:  # {'img_size': size} if the architecture has a fixed input size, else {}
+    "What `timm.create_model` must be told about `size`; `ValueError` if the architecture cannot read such images"
+    if size is None:
+        return {}
+    cfg = timm.get_pretrained_cfg(arch)
+    options = {'img_size': size} if cfg and cfg.fixed_input_size else {}
+    try:
+        with torch.device('meta'):
+            model = timm.create_model(arch, **options).eval()
+            model(torch.empty(1, 3, size, size))
+    except Exception as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise ValueError(f'{arch} cannot read images of {size} × {size} px ({reason}); give another size') from e
+    patch_size = getattr(getattr(model, 'patch_embed', None), 'patch_size', None)
+    if patch_size and size % patch_size[0]:
+        below = size - size % patch_size[0]
+        raise ValueError(
+            f'{arch} cuts the image into patches of {patch_size[0]} px, and size={size} is not a multiple of that; '
+            f'the nearest are {below} and {below + patch_size[0]}'
+        )
+    return options
+
+
+# %% ../nbs/04c_models.ipynb #30bca72f
+def check_arch(
+    arch: str,  # timm's name, with or without a tag
+    size: int | None = None,  # Side of the square images in pixels
+) -> None:
+    "`ValueError` if timm has no such architecture, or if it cannot read images of that size"
+    _size_options(_known_arch(arch), size)
+
+
+# %% ../nbs/04c_models.ipynb #70b3eb00
+def _first_names(
     names: Iterable[str],  # Any number of names
     n: int = 3,  # How many to show
-) -> str:  # 'a, b, c and 7 more'
-    "The first `n` of `names`, for a message"
+) -> str:  # Such as 'a, b, c and 7 more'
+    "The first `n` names, for a message"
     names = list(names)
-    return ', '.join(names[:n]) + (f' and {len(names) - n} more' if len(names) > n else '')
+    more = f' and {len(names) - n} more' if len(names) > n else ''
+    return ', '.join(names[:n]) + more
 
 
-# %% ../nbs/04c_models.ipynb #1b2dd1b4
-def read_state(
+# %% ../nbs/04c_models.ipynb #0f7e3925
+def _read_state(
     path: str | Path,  # .safetensors, or a state dict saved by torch
 ) -> dict[str, Tensor]:  # Name → tensor, on the CPU
-    "The tensors in a file, read without executing pickled code; FileNotFoundError, or ValueError if it holds anything else"
+    "Read tensors without executing pickled code; `FileNotFoundError`, or `ValueError` if the file holds anything else"
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file of weights')
@@ -102,196 +146,224 @@ def read_state(
         raise ValueError(
             f'{path}: not a safetensors file, nor a state dict that loads without executing pickled code ({reason})'
         ) from e
-    odd = [k for k, v in state.items() if not isinstance(v, Tensor)]
-    if odd or not state:
-        raise ValueError(f'{path}: a plain state dict (name → tensor) is wanted, found {first_names(odd) or "nothing"}')
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        found = _first_names(others) or 'nothing'
+        raise ValueError(f'{path}: must be a plain state dict (name → tensor); found {found}')
     return state
 
 
-# %% ../nbs/04c_models.ipynb #f1e154ea
-def part_names(
+# %% ../nbs/04c_models.ipynb #9996d08d
+def _part_names(
     model: nn.Module,  # A timm model
     part: str,  # 'first_conv' or 'classifier'
 ) -> list[str]:  # Tensor names, such as ['classifier.weight', 'classifier.bias']
-    "The tensors of the input convolution(s) or classifier(s), by timm's own configuration"
-    parts = model.pretrained_cfg.get(part) or ()
-    parts, own = (parts,) if isinstance(parts, str) else parts, model.state_dict()
-    return [f'{o}.{leaf}' for o in parts for leaf in ('weight', 'bias') if f'{o}.{leaf}' in own]
+    "The tensors of the input convolution(s) or classifier(s), according to timm's configuration"
+    modules = model.pretrained_cfg.get(part) or ()
+    if isinstance(modules, str):
+        modules = (modules,)
+    own = model.state_dict()
+    names = [f'{module}.{leaf}' for module in modules for leaf in ('weight', 'bias')]
+    return [name for name in names if name in own]
 
 
-# %% ../nbs/04c_models.ipynb #deffe8a1
-def check_state(
-    state: Mapping[str, Tensor],  # Tensors at hand
-    own: Mapping[str, Tensor],  # Tensors the model has
+# %% ../nbs/04c_models.ipynb #b7292d78
+def _check_state(
+    state: Mapping[str, Tensor],  # The tensors given
+    own: Mapping[str, Tensor],  # The tensors of the model
     optional: Iterable[str] = (),  # Names that `state` may lack
 ) -> None:
-    "ValueError naming the first missing, unexpected and mis-shaped tensors"
+    "`ValueError` that names the first missing, unexpected and mis-shaped tensors"
     if not set(state) & set(own):
         raise ValueError(
-            f'nothing matched: the weights hold {first_names(state)}; the model wants {first_names(own)}. Another architecture, or another port of it (see `rename_by_order`)?'
+            f'no name matches: the weights hold {_first_names(state)}; the model needs {_first_names(own)}. '
+            'Is it another architecture, or another port of it (see `rename_by_order`)?'
         )
+    shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own if name in state}
     found = {
-        'missing': [k for k in own if k not in state and k not in optional],
-        'unexpected': [k for k in state if k not in own],
-        'mis-shaped': [
-            f'{k} {tuple(state[k].shape)} for {tuple(v.shape)}'
-            for k, v in own.items()
-            if k in state and state[k].shape != v.shape
-        ],
+        'missing': [name for name in own if name not in state and name not in optional],
+        'unexpected': [name for name in state if name not in own],
+        'mis-shaped': [f'{name} {given} for {needed}' for name, (given, needed) in shapes.items() if given != needed],
     }
-    if any(found.values()):
-        raise ValueError(
-            'the weights do not fit the model: '
-            + '; '.join(f'{len(v)} {k}: {first_names(v)}' for k, v in found.items() if v)
-        )
+    problems = [f'{len(names)} {kind}: {_first_names(names)}' for kind, names in found.items() if names]
+    if problems:
+        raise ValueError('the weights do not fit the model: ' + '; '.join(problems))
 
 
-# %% ../nbs/04c_models.ipynb #6dfe4fcf
-def load_state(
+# %% ../nbs/04c_models.ipynb #df53c12f
+def _sum_colours(
+    model: nn.Module,  # A timm model
+    state: dict[str, Tensor],  # Tensors for it, changed in place
+) -> dict[str, str]:  # Tensor → what was done with it
+    "Sum the colour channels of the first convolution if the model has one input channel"
+    own, adapted = model.state_dict(), {}
+    for name in _part_names(model, 'first_conv'):
+        weight = state.get(name)
+        if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 and own[name].shape[1] == 1:
+            state[name] = weight.sum(dim=1, keepdim=True)
+            adapted[name] = '3 input channels summed to 1'
+    return adapted
+
+
+# %% ../nbs/04c_models.ipynb #a556b26a
+def _not_loaded(
+    model: nn.Module,  # A timm model
+    state: dict[str, Tensor],  # Tensors for it, changed in place
+) -> dict[str, str]:  # Tensor → why it is not loaded
+    "Remove a classifier of another size from `state`, and list what `state` may lack"
+    own, not_loaded = model.state_dict(), {}
+    head = _part_names(model, 'classifier')
+    if any(name not in state or state[name].shape != own[name].shape for name in head):
+        for name in head:
+            given = state.pop(name, None)
+            not_loaded[name] = (
+                'not in the weights' if given is None else f'{tuple(given.shape)} for {tuple(own[name].shape)}'
+            )
+    for name in own:
+        if name.endswith('num_batches_tracked') and name not in state:
+            not_loaded[name] = 'a counter, not in the weights'
+    return not_loaded
+
+
+def _load_state(
     model: nn.Module,  # A timm model, changed in place
     state: Mapping[str, Tensor],  # Name → tensor
 ) -> dict[str, Any]:  # Fields `n_tensors`, `n_loaded`, `adapted`, `not_loaded` of a `WeightsRecord`
-    "Load strictly, except a classifier of another size and an input convolution of other channels; ValueError as in `check_state`"
-    own, state, lost = model.state_dict(), dict(state), {}
-    adapted: dict[str, str] = {}
-    for k in part_names(model, 'first_conv'):
-        if k in state and state[k].ndim == 4 and state[k].shape[1] == 3 != own[k].shape[1]:
-            state[k] = adapt_input_conv(own[k].shape[1], state[k])
-            adapted[k] = f'3 input channels to {own[k].shape[1]}'
-    head = part_names(model, 'classifier')
-    if any(k not in state or state[k].shape != own[k].shape for k in head):
-        for k in head:
-            lost[k] = f'{tuple(state.pop(k).shape)} for {tuple(own[k].shape)}' if k in state else 'not in the weights'
-    lost.update(
-        {k: 'a counter, not in the weights' for k in own if k.endswith('num_batches_tracked') and k not in state}
-    )
-    check_state(state, own, optional=lost)
+    "Load strictly except for the input convolution and the classifier; `ValueError` as in `_check_state`"
+    state = dict(state)
+    adapted = _sum_colours(model, state)
+    not_loaded = _not_loaded(model, state)
+    _check_state(state, model.state_dict(), optional=not_loaded)
     model.load_state_dict(state, strict=False)
-    return dict(n_tensors=len(own), n_loaded=len(state), adapted=adapted, not_loaded=lost)
+    return dict(n_tensors=len(model.state_dict()), n_loaded=len(state), adapted=adapted, not_loaded=not_loaded)
 
 
-# %% ../nbs/04c_models.ipynb #59294a8b
+# %% ../nbs/04c_models.ipynb #16276b10
 @dataclass(frozen=True)
 class WeightsRecord:
-    "Where a model's weights came from, and what became of each tensor; `dataclasses.asdict` of it is JSON"
+    "Where a model's weights came from, and what happened to each tensor; `dataclasses.asdict` of it is JSON"
 
-    arch: str  # timm's name as asked for
+    arch: str  # timm's name, as requested
     source: str  # 'scratch', 'pretrained' or 'file'
     name: str = ''  # Of timm's weights, with tag, or of the file
-    sha256: str = ''  # Of the file; for timm's weights, of the same as safetensors
-    n_tensors: int = 0  # Tensors the model has
+    sha256: str = ''  # Of the file; of timm's weights, saved as safetensors
+    n_tensors: int = 0  # Tensors of the model
     n_loaded: int = 0  # Tensors that were loaded
     adapted: dict[str, str] = field(default_factory=dict)  # Tensor → how it was adapted
     not_loaded: dict[str, str] = field(default_factory=dict)  # Tensor → why it was not loaded
 
 
-# %% ../nbs/04c_models.ipynb #57fbcd71
-def pretrained_state(
-    name: str,  # timm's name with tag, from `pretrained_name`
+# %% ../nbs/04c_models.ipynb #44a8f31a
+def _pretrained_state(
+    name: str,  # timm's name with tag, from `_pretrained_name`
     **kwargs: Any,  # As for `create_model`
 ) -> dict[str, Tensor]:  # Name → tensor, with timm's own channels and classes
-    "timm's pretrained weights; FileNotFoundError saying what else to ask for if they cannot be had"
+    "timm's pretrained weights; `FileNotFoundError` with the alternatives if they cannot be downloaded"
     try:
         return timm.create_model(name, pretrained=True, **kwargs).state_dict()
     except Exception as e:
         reason = (str(e).splitlines() or [''])[0]
         raise FileNotFoundError(
-            f'the pretrained weights {name} could not be fetched ({type(e).__name__}: {reason}). '
-            "Give a local copy, weights='path/to/file.safetensors', or ask for weights='scratch'"
+            f'the pretrained weights {name} could not be downloaded ({type(e).__name__}: {reason}). '
+            "Give a local copy, weights='path/to/file.safetensors', or weights='scratch'"
         ) from e
 
 
-# %% ../nbs/04c_models.ipynb #3de77719
-def find_state(
+# %% ../nbs/04c_models.ipynb #0002dd42
+def _find_state(
     arch: str,  # timm's name
     weights: str | Path,  # 'pretrained', 'scratch' or the path of a local file
     **kwargs: Any,  # As for `create_model`
-) -> tuple[
-    dict[str, str], dict[str, Tensor]
-]:  # `source`, `name`, `sha256` of a `WeightsRecord`; tensors, none for 'scratch'
-    "The tensors that `weights` stands for; TypeError or FileNotFoundError for anything that is none of the three"
+) -> tuple[dict[str, str], dict[str, Tensor]]:  # (`source`, `name`, `sha256` of a `WeightsRecord`; the tensors)
+    "The tensors that `weights` stands for, none for 'scratch'; `TypeError` or `FileNotFoundError` for anything else"
     if not isinstance(weights, (str, Path)):
-        raise TypeError(f"weights={weights!r}: 'pretrained', 'scratch' or the path of a file is wanted")
+        raise TypeError(f"weights={weights!r}: must be 'pretrained', 'scratch' or the path of a file")
     if weights == 'scratch':
         return dict(source='scratch'), {}
     if weights == 'pretrained':
-        name = pretrained_name(arch)
-        state = pretrained_state(name, **kwargs)
+        name = _pretrained_name(arch)
+        state = _pretrained_state(name, **kwargs)
         return dict(source='pretrained', name=name, sha256=hashlib.sha256(save(state)).hexdigest()), state
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(path)!r}: neither 'pretrained' nor 'scratch' nor a file that exists")
-    return dict(source='file', name=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()), read_state(path)
+    return dict(source='file', name=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()), _read_state(path)
 
 
-# %% ../nbs/04c_models.ipynb #e84445ef
+# %% ../nbs/04c_models.ipynb #767a8994
 def create_model(
     arch: str,  # timm's name of the backbone
-    n_labels: int,  # Outputs, one a finding
+    n_labels: int,  # Outputs, one per finding
     weights: str | Path,  # 'pretrained', 'scratch' or the path of a local file
     drop_rate: float = 0.2,  # Dropout before the classifier; the paper gives no rate (decision 6)
     in_chans: int = 1,  # Input channels; a radiograph has one
-    **kwargs: Any,  # More for `timm.create_model`, such as `img_size` for a transformer
+    size: int | None = None,  # Side of the images in pixels; an architecture with a fixed input size is built for it
+    **kwargs: Any,  # Further arguments of `timm.create_model`
 ) -> tuple[nn.Module, WeightsRecord]:  # The model, on the CPU, and the record of its weights
-    "A timm model from `(B,in_chans,H,W)` to `(B,n_labels)` logits (§3.1); ValueError, TypeError or FileNotFoundError rather than a silent random start"
+    "A timm model from `(B,in_chans,H,W)` to `(B,n_labels)` logits (§3.1); weights that cannot be loaded are an error"
     if n_labels < 1:
-        raise ValueError(f'n_labels={n_labels}: at least one output is wanted')
-    found, state = find_state(check_arch(arch), weights, **kwargs)
-    model = timm.create_model(
-        found.get('name', arch) if weights == 'pretrained' else arch,
-        in_chans=in_chans,
-        num_classes=n_labels,
-        drop_rate=drop_rate,
-        **kwargs,
-    )
-    report = load_state(model, state) if state else {'n_tensors': len(model.state_dict())}
+        raise ValueError(f'n_labels={n_labels}: must be at least 1')
+    kwargs |= _size_options(_known_arch(arch), size)
+    found, state = _find_state(arch, weights, **kwargs)
+    name = found['name'] if found['source'] == 'pretrained' else arch
+    model = timm.create_model(name, in_chans=in_chans, num_classes=n_labels, drop_rate=drop_rate, **kwargs)
+    report = _load_state(model, state) if state else dict(n_tensors=len(model.state_dict()))
     return model, WeightsRecord(arch, **found, **report)
 
 
-# %% ../nbs/04c_models.ipynb #4d01ab82
-KINDS: set[str] = {'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'}
+# %% ../nbs/04c_models.ipynb #04abd824
+_KINDS: set[str] = {'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'}
+
+
+def _pairs(
+    theirs: tuple[str, Tensor],  # Name and tensor of the port
+    ours: tuple[str, Tensor],  # Name and tensor of the timm model
+) -> bool:
+    "Whether shapes agree, and kinds as far as both names end in a known kind"
+    kinds = {name.rsplit('.', 1)[-1] for name, _ in (theirs, ours)}
+    contradict = len(kinds) == 2 and kinds <= _KINDS
+    return theirs[1].shape == ours[1].shape and not contradict
 
 
 def rename_by_order(
-    state: Mapping[str, Tensor],  # Weights of another port of the same architecture
-    model: nn.Module,  # The timm model whose names are wanted, with the port's input channels and classes
-) -> dict[str, Tensor]:  # The same tensors under the model's names, contiguous (as safetensors wants them)
-    "Pair tensors by their order; ValueError at the first pair that differs in shape or kind, or if the numbers differ"
-    counted = any(k.endswith('num_batches_tracked') for k in state)
-    ours = {k: v for k, v in model.state_dict().items() if counted or not k.endswith('num_batches_tracked')}
-    for i, ((a, x), (b, y)) in enumerate(zip(state.items(), ours.items())):
-        kinds = {o.rsplit('.', 1)[-1] for o in (a, b)}
-        if x.shape != y.shape or (len(kinds) == 2 and kinds <= KINDS):
-            raise ValueError(f'tensor {i}: {a} {tuple(x.shape)} does not pair with {b} {tuple(y.shape)}')
-    if len(state) != len(ours):
-        raise ValueError(f'{len(state)} tensors cannot pair with the {len(ours)} of the model')
-    return {k: v.contiguous() for k, v in zip(ours, state.values())}
+    weights: str | Path | Mapping[str, Tensor],  # Of another port of the same architecture: a file, or name → tensor
+    model: nn.Module,  # The timm model with the port's input channels and classes
+) -> dict[str, Tensor]:  # The same tensors under the model's names, contiguous (safetensors needs that)
+    "Pair tensors by their order; `ValueError` at the first pair that differs in shape or kind, or if the numbers differ"
+    state = weights if isinstance(weights, Mapping) else _read_state(weights)
+    has_counters = any(name.endswith('num_batches_tracked') for name in state)
+    own = {k: v for k, v in model.state_dict().items() if has_counters or not k.endswith('num_batches_tracked')}
+    for i, (theirs, ours) in enumerate(zip(state.items(), own.items())):
+        if not _pairs(theirs, ours):
+            a, b = (f'{name} {tuple(tensor.shape)}' for name, tensor in (theirs, ours))
+            raise ValueError(f'tensor {i}: {a} does not pair with {b}')
+    if len(state) != len(own):
+        raise ValueError(f'{len(state)} tensors cannot pair with the {len(own)} of the model')
+    return {name: tensor.contiguous() for name, tensor in zip(own, state.values())}
 
 
-# %% ../nbs/04c_models.ipynb #7288321a
+# %% ../nbs/04c_models.ipynb #f101eb96
 def save_weights(
     model: nn.Module,  # Any module
-    path: str | Path,  # Where to; its folder exists
+    path: str | Path,  # Where to save
     metadata: Mapping[str, Any] | None = None,  # Anything JSON can hold: labels, parameters, epoch
 ) -> Path:  # `path`
-    "Weights and metadata as one safetensors file, written beside `path` and then moved onto it"
-    path = Path(path)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
-        part = Path(folder) / path.name
-        save_file(tensors, part, metadata={'format': 'pt', 'metadata': json.dumps(dict(metadata or {}))})
-        os.replace(part, path)
-    return path
+    "Save weights and metadata as one safetensors file, atomically"
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = {'format': 'pt', 'metadata': json.dumps(dict(metadata or {}))}
+    with write_atomically(path) as part:
+        save_file(tensors, part, metadata=header)
+    return Path(path)
 
 
-# %% ../nbs/04c_models.ipynb #a5e3944b
+# %% ../nbs/04c_models.ipynb #5067172e
 def load_weights(
-    model: nn.Module,  # The module that was saved, or its like; changed in place
-    path: str | Path,  # A file by `save_weights`
-) -> dict[str, Any]:  # The metadata it was saved with
-    "Load every tensor exactly; FileNotFoundError or ValueError if the file is absent, damaged or of another model"
-    state = read_state(path)
-    check_state(state, model.state_dict())
+    model: nn.Module,  # A module like the one that was saved; changed in place
+    path: str | Path,  # A file from `save_weights`
+) -> dict[str, Any]:  # The metadata saved with it
+    "Load every tensor exactly; `FileNotFoundError`, or `ValueError` if the file is damaged or of another model"
+    state = _read_state(path)
+    _check_state(state, model.state_dict())
     with safetensors.safe_open(path, 'pt') as f:
         metadata = json.loads((f.metadata() or {}).get('metadata', '{}'))
     model.load_state_dict(state)

@@ -52,7 +52,7 @@ def open_model(
     "A run with its network, ready to predict; `FileNotFoundError` if it is not finished, `ValueError` if its weights do not fit"
     run = open_run(folder)
     p, labels, folder = run.p, run.labels, run.folder
-    model, _ = create_model(p.arch, len(labels), 'scratch', p.drop_rate)
+    model, _ = create_model(p.arch, len(labels), 'scratch', p.drop_rate, size=p.size)
     kept = load_weights(model, folder / 'weights.safetensors')
     if kept['labels'] != labels:
         raise ValueError(

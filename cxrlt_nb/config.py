@@ -72,7 +72,7 @@ STAND_INS = dict(
 )
 
 
-# %% ../nbs/05a_config.ipynb #b6d838bf
+# %% ../nbs/05a_config.ipynb #e1561b6a
 def _one_of(
     value: str,  # A name that a user gave
     known: Collection[str],  # The names that exist
@@ -169,7 +169,7 @@ def choose_rows(
     return rows, bought.epochs
 
 
-# %% ../nbs/05a_config.ipynb #4f198803
+# %% ../nbs/05a_config.ipynb #8a14cf04
 _WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text', NoneType: 'None'}
 _LIMITS = dict(ge='{:g} or more', gt='more than {:g}', le='at most {:g}', lt='less than {:g}')
 
@@ -204,7 +204,7 @@ def _must_be(
     return ', or '.join(words)
 
 
-# %% ../nbs/05a_config.ipynb #ff865ab4
+# %% ../nbs/05a_config.ipynb #536913f0
 class _Preset(BaseModel):
     model_config = ConfigDict(extra='forbid', strict=True)
     preset: str = Field('auto', description='paper, demo, or auto: paper if there is an accelerator, else demo')
@@ -230,7 +230,7 @@ class _Input(BaseModel):
     std: float = Field(1.0, gt=0, description='Then divided by this')
 
 
-# %% ../nbs/05a_config.ipynb #1e4e35b9
+# %% ../nbs/05a_config.ipynb #5dd3b910
 class _Augmentation(BaseModel):
     augment: str | None = Field(None, description='none, basic, or paper (basic, CutOut and image mixing)')
     zoom: float | None = Field(None, ge=0, lt=1, description='Magnification, 1 ± this')
@@ -254,7 +254,7 @@ class _Augmentation(BaseModel):
     non_findings: str = Field('Support Devices', description='Labels, separated by ";", that are no findings')
 
 
-# %% ../nbs/05a_config.ipynb #ff6efd40
+# %% ../nbs/05a_config.ipynb #24b514ae
 class _Folds(BaseModel):
     fold: int = Field(0, ge=0, description='The fold to validate on')
     n_folds: int = Field(5, ge=2, description='Number of folds, K')
@@ -280,7 +280,7 @@ class _Loss(BaseModel):
     label_smoothing: float = Field(0.01, ge=0, le=1, description='focal and bce: label smoothing')
 
 
-# %% ../nbs/05a_config.ipynb #a40248b3
+# %% ../nbs/05a_config.ipynb #6aa98ad9
 class _Optimiser(BaseModel):
     epochs: int | None = Field(None, ge=0, description='The paper has 20; 0 leaves the model untrained')
     bs: Annotated[int, Field(ge=2)] | Literal['auto'] | None = Field(
@@ -307,7 +307,7 @@ class _Machine(BaseModel):
     out: str = Field('', description="The run's folder; if empty, a folder under runs/ is named after the run")
 
 
-# %% ../nbs/05a_config.ipynb #71894d66
+# %% ../nbs/05a_config.ipynb #aeb35914
 #: Parameters whose value is a registered name.
 _REGISTRIES: dict[str, Collection[str]] = dict(
     data=DATASETS,
@@ -324,7 +324,7 @@ def split_names(
     return [o.strip() for o in str(text).split(';') if o.strip()]
 
 
-# %% ../nbs/05a_config.ipynb #96bd7763
+# %% ../nbs/05a_config.ipynb #7cf756e6
 def _fill(
     p: dict,  # Parameters, changed in place
     defaults: dict,  # Values for those that are None or missing
@@ -361,7 +361,7 @@ def _check_together(
         raise ValueError(f"parameter 'bs' is {p['bs']}; mixing images needs four or more in each process's batch")
 
 
-# %% ../nbs/05a_config.ipynb #52e1a086
+# %% ../nbs/05a_config.ipynb #508f772f
 class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _Input, _Data, _Preset):
     "The parameters of the training notebook; `ValueError`, one sentence, for an unknown name or an impossible value"
 
@@ -407,7 +407,7 @@ class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _I
         return p
 
 
-# %% ../nbs/05a_config.ipynb #e521a797
+# %% ../nbs/05a_config.ipynb #587dae10
 def _sentence(
     error: dict,  # One of `ValidationError.errors()`
 ) -> str:  # e.g. "parameter 'size' is 8; it must be a whole number, 16 or more, or None"
@@ -421,7 +421,7 @@ def _sentence(
     return f'parameter {name!r} is {error["input"]!r}; it must be {error["ctx"]["error"] if custom else _must_be(fields[name])}'
 
 
-# %% ../nbs/05a_config.ipynb #a85ee9db
+# %% ../nbs/05a_config.ipynb #82a08896
 def load_plugins(
     text: str,  # The parameter `plugins`: module names, separated by semicolons
 ) -> list:  # The modules
@@ -439,7 +439,7 @@ def load_plugins(
     return modules
 
 
-# %% ../nbs/05a_config.ipynb #189054f8
+# %% ../nbs/05a_config.ipynb #2a88cd82
 def read_parameters(
     names: dict,  # `globals()` of the notebook, right after the parameters cell and papermill's cell below it
 ) -> TrainConfig:

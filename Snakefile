@@ -127,9 +127,9 @@ else:
         MIRRORED[f'{group}-{digest}'] = them
 
     rule report:
-        input: TABLES
+        input: TABLES, REPORT
         output: REPORTS
-        params: code=runs.notebook_fingerprint(REPORT)
+        params: code=runs.module_fingerprint('study.table2')
         message: 'write the report: {output}'
         run:
             from cxrlt_nb.study import runner

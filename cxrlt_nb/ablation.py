@@ -20,15 +20,16 @@ __all__ = [
     'trainings',
 ]
 
-# %% ../nbs/07_ablation.ipynb #be05f205
+# %% ../nbs/07_ablation.ipynb #dc875a90
 import ast
 import difflib
 from dataclasses import dataclass, field, replace
 
-from .config import STAND_INS, pick_preset
+from .config import pick_preset
+from .models import BACKBONES
 
 
-# %% ../nbs/07_ablation.ipynb #d90c4498
+# %% ../nbs/07_ablation.ipynb #d36c8e58
 @dataclass(frozen=True)
 class Row:
     "One row of Table 2: what it consists of, and the paper's scores"
@@ -49,7 +50,7 @@ class Row:
         return dict(zip(('map', 'mauc', 'mf1'), getattr(self, phase, None) or ()))
 
 
-# %% ../nbs/07_ablation.ipynb #34e9c62c
+# %% ../nbs/07_ablation.ipynb #4073184c
 #: Table 2 by row number. An entry added here is a row of the study.
 TABLE2 = {
     1: Row('tf_efficientnetv2_s', 224, development=(0.300, 0.805, 0.127)),
@@ -65,7 +66,7 @@ TABLE2 = {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #1b7a4a15
+# %% ../nbs/07_ablation.ipynb #35f97287
 @dataclass(frozen=True)
 class Claim:
     "One claim of §4.4 about two rows of Table 2"
@@ -86,7 +87,7 @@ class Claim:
         return round(b - a, 3)
 
 
-# %% ../nbs/07_ablation.ipynb #01f461e5
+# %% ../nbs/07_ablation.ipynb #7bdd7da2
 #: The claims of §4.4, in the order of the text.
 CLAIMS = {
     'size_512': Claim(
@@ -106,7 +107,7 @@ CLAIMS = {
     ),
 }
 
-# %% ../nbs/07_ablation.ipynb #fa5f4c80
+# %% ../nbs/07_ablation.ipynb #f1cf8d4c
 CLAIMS |= {
     'convnext': Claim(
         'ConvNeXt-Tiny is similar in mAP and mAUC',
@@ -137,7 +138,7 @@ CLAIMS |= {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #0cf8e383
+# %% ../nbs/07_ablation.ipynb #43c66aab
 @dataclass(frozen=True)
 class StudyPreset:
     "What the trainings of a study share, and what replaces the paper's image sizes and backbones"
@@ -162,8 +163,14 @@ class StudyPreset:
         self,
         backbone: str,  # Backbone in the paper
     ) -> str:
-        "Model that is trained"
-        return self.settings.get('arch', STAND_INS[backbone] if self.stand_ins else backbone)
+        "Model that is trained; `ValueError` for a backbone without a stand-in"
+        if 'arch' in self.settings:
+            return self.settings['arch']
+        if not self.stand_ins:
+            return backbone
+        if backbone not in BACKBONES:
+            raise ValueError(f'{backbone} has no small stand-in; add it to models.BACKBONES, or give arch=...')
+        return BACKBONES[backbone].stand_in
 
     def parameters(
         self,
@@ -175,7 +182,7 @@ class StudyPreset:
         return self.settings | dict(arch=self.arch(backbone), size=self.size(paper_size)) | changes
 
 
-# %% ../nbs/07_ablation.ipynb #d7f0fecc
+# %% ../nbs/07_ablation.ipynb #53105e7a
 _DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins=True)
 _TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=2)
 _EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
@@ -187,7 +194,7 @@ STUDY_PRESETS = {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #a1a8551e
+# %% ../nbs/07_ablation.ipynb #0386aa06
 def _parse(
     text: str,  # Such as "images=96 lr=1e-3 loss=bce"
 ) -> dict:
@@ -218,7 +225,7 @@ def study_preset(
     return replace(preset, settings=preset.settings | _parse(text) | settings)
 
 
-# %% ../nbs/07_ablation.ipynb #2010f000
+# %% ../nbs/07_ablation.ipynb #a44e2097
 _SEEDS = (0, 1, 2)
 
 
@@ -234,7 +241,7 @@ class Configuration:
     size: int = 224  # Side of the image in the paper, in pixels
 
 
-# %% ../nbs/07_ablation.ipynb #20b40efd
+# %% ../nbs/07_ablation.ipynb #0cce6b1d
 #: The ablation by name. An entry added here is a configuration of `make study-extended`.
 EXTENDED = {
     'basic': Configuration('augmentation', change=dict(augment='basic')),
@@ -248,7 +255,7 @@ EXTENDED |= {
     'no_finding_resolved': Configuration('augmentation', 'basic+mosaic_resize', dict(no_finding='resolve')),
 }
 
-# %% ../nbs/07_ablation.ipynb #75f314fb
+# %% ../nbs/07_ablation.ipynb #53391d73
 EXTENDED |= {
     'bce': Configuration('loss', 'basic', dict(loss='bce')),
     'focal_unbalanced': Configuration('loss', 'basic', dict(balance=False)),
@@ -257,7 +264,7 @@ EXTENDED |= {
     'image_folds': Configuration('folds', 'basic', dict(fold_by='image')),
 }
 
-# %% ../nbs/07_ablation.ipynb #735ffefc
+# %% ../nbs/07_ablation.ipynb #7b22781a
 _patient_folds = tuple(f'patient_fold_{fold}' for fold in range(5))
 _image_folds = tuple(f'image_fold_{fold}' for fold in range(5))
 for _fold, _name in enumerate(_patient_folds):
@@ -269,7 +276,7 @@ EXTENDED |= {
     'five_image_folds': Configuration('row5', 'five_patient_folds', how='mean', members=_image_folds),
 }
 
-# %% ../nbs/07_ablation.ipynb #65483e71
+# %% ../nbs/07_ablation.ipynb #610c0c93
 _mosaics = ('basic', 'basic+mosaic_crop', 'basic+mosaic_resize')
 EXTENDED |= {
     'study_mean': Configuration('aggregation', 'basic', how='study_mean', members=('basic',)),
@@ -278,7 +285,7 @@ EXTENDED |= {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #6f408c3a
+# %% ../nbs/07_ablation.ipynb #99359dda
 def _changes(
     name: str,  # A configuration that is trained
 ) -> dict:
@@ -298,7 +305,7 @@ def baselines(
     return [base, *baselines(base)] if base else []
 
 
-# %% ../nbs/07_ablation.ipynb #a1883f40
+# %% ../nbs/07_ablation.ipynb #46f847ce
 def configurations(
     asked: str,  # A group, a configuration, or "all"
 ) -> list[str]:  # Names, in the order of the registry
@@ -314,7 +321,7 @@ def configurations(
     return [k for k in EXTENDED if k in needed]
 
 
-# %% ../nbs/07_ablation.ipynb #01e418fc
+# %% ../nbs/07_ablation.ipynb #26ea70d5
 def _row_trainings(
     row: int,  # Number of the row
     preset: StudyPreset,  # From `study_preset`
@@ -345,7 +352,7 @@ def _configuration_trainings(
     return found
 
 
-# %% ../nbs/07_ablation.ipynb #6b358cce
+# %% ../nbs/07_ablation.ipynb #045cb366
 def trainings(
     *asked,  # Rows of Table 2 (numbers), or groups and configurations of the ablation (words)
     preset: StudyPreset,  # From `study_preset`

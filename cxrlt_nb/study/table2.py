@@ -18,7 +18,7 @@ __all__ = [
     'write_table2',
 ]
 
-# %% ../../nbs/study/02_table2.ipynb #5a85e748
+# %% ../../nbs/study/02_table2.ipynb #c11c7761
 import textwrap
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +32,7 @@ from fastcore.script import call_parse
 from matplotlib import pyplot as plt
 
 from ..ablation import CLAIMS, TABLE2, StudyPreset, trainings
+from ..config import load_plugins
 from ..ensemble import mean_ensemble, out_of_fold
 from ..files import home, read_json
 from ..intervals import by_label, chance_level, paired_interval, percentile_interval, replicates
@@ -42,7 +43,7 @@ from ..runs import BYSTANDERS, check_comparable, open_run, write_result
 from .compare import saved_predictions
 
 
-# %% ../../nbs/study/02_table2.ipynb #fd7f64b7
+# %% ../../nbs/study/02_table2.ipynb #52bc33ca
 def parse_rows(
     text: str,  # "all", or numbers such as "8" or "1,2,3"
 ) -> list[int]:
@@ -57,7 +58,7 @@ def parse_rows(
     return [row for name, row in known.items() if name in words]
 
 
-# %% ../../nbs/study/02_table2.ipynb #3cf3533e
+# %% ../../nbs/study/02_table2.ipynb #0a3979e3
 def study_phantom(
     preset: StudyPreset,  # From `study_preset`
 ) -> dict:
@@ -75,7 +76,7 @@ def study_phantom(
     )
 
 
-# %% ../../nbs/study/02_table2.ipynb #1cfaffb1
+# %% ../../nbs/study/02_table2.ipynb #1bf45ef2
 def _open_rows(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -103,7 +104,7 @@ def _run_predictions(
     return mean_ensemble([saved_predictions(run, *splits), saved_predictions(run, *(f'{o}-mirror' for o in splits))])
 
 
-# %% ../../nbs/study/02_table2.ipynb #f814b786
+# %% ../../nbs/study/02_table2.ipynb #d1930250
 def row_predictions(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row, in the order of the folds; an ensemble needs its members
@@ -120,7 +121,7 @@ def row_predictions(
     return {row: parts[row] for row in rows}
 
 
-# %% ../../nbs/study/02_table2.ipynb #914c6a42
+# %% ../../nbs/study/02_table2.ipynb #e8eda4d7
 def mirror_groups(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -138,13 +139,14 @@ def _main(
     "Predict the mirror images of all images that finished runs have predicted"
     table = None
     for folder in folders:
+        load_plugins(open_run(folder).p.get('plugins', ''))  # one may define the model
         run = open_model(folder)
         torch.set_num_threads(run.p.threads)
         table = table or run_table(run)
         mirror_predictions(run, table)
 
 
-# %% ../../nbs/study/02_table2.ipynb #f41a2a53
+# %% ../../nbs/study/02_table2.ipynb #d60292aa
 _MAY_DIFFER = {'arch', 'size', 'fold', 'images', 'held_out', 'threads', 'budget', *BYSTANDERS}
 _PER_ARCH = ('epochs', 'lr', 'schedule', 'bs', 'weights')
 
@@ -157,7 +159,7 @@ def _check_rows(
     check_comparable(list(runs.values()), ignore=_MAY_DIFFER, per_arch=_PER_ARCH)
 
 
-# %% ../../nbs/study/02_table2.ipynb #eae22eb0
+# %% ../../nbs/study/02_table2.ipynb #d5b53d4f
 _PHASES = dict(development=('development',), testing=('test',), both=('development', 'test'))
 _METRIC_NAMES = dict(map='mAP', mauc='mAUC', mf1='mF1', mf1_oof='mF1 at out-of-fold thresholds')
 
@@ -190,7 +192,7 @@ def _metrics(
     return found | dict(mf1_oof=(by_label('mf1', y, p, cut), at_cut['mf1']))
 
 
-# %% ../../nbs/study/02_table2.ipynb #6cddefbe
+# %% ../../nbs/study/02_table2.ipynb #0fce6b75
 def _score_row(
     row: int,  # Row of Table 2
     phase: str,  # Phase
@@ -217,7 +219,7 @@ def _score_row(
     return lines, pd.DataFrame(labels).rename_axis('label').reset_index(), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #fef0e42f
+# %% ../../nbs/study/02_table2.ipynb #30fbe7f8
 def score_rows(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row
@@ -247,7 +249,7 @@ def score_rows(
     return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #8ab8848a
+# %% ../../nbs/study/02_table2.ipynb #438e80cf
 def _described(
     row: int,  # Row of Table 2
     line: pd.Series,  # Its line from `score_rows`
@@ -285,7 +287,7 @@ def format_table2(
     return pd.DataFrame(table).T.rename(columns=dict(stands_in_for='stands in for'))
 
 
-# %% ../../nbs/study/02_table2.ipynb #e0b8f260
+# %% ../../nbs/study/02_table2.ipynb #0eb39f2e
 def plot_rows(
     lines: pd.DataFrame,  # From `score_rows`
     phase: str = 'both',  # "development", "testing" or "both"
@@ -307,7 +309,7 @@ def plot_rows(
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #41ee9e17
+# %% ../../nbs/study/02_table2.ipynb #4381dc93
 _MARGIN = 0.01
 
 
@@ -335,7 +337,7 @@ def _verdict(
     return 'holds' if holds else 'does not hold' if fails else 'inconclusive'
 
 
-# %% ../../nbs/study/02_table2.ipynb #f712dc90
+# %% ../../nbs/study/02_table2.ipynb #0eacd786
 def _judge(
     lines: pd.DataFrame,  # From `score_rows`
     reps: dict,  # From `score_rows`
@@ -357,7 +359,7 @@ def _judge(
     return pd.DataFrame(judged, columns=columns.split())
 
 
-# %% ../../nbs/study/02_table2.ipynb #2880e51c
+# %% ../../nbs/study/02_table2.ipynb #79d7ad67
 def _overall(
     verdicts: pd.Series,  # One per metric
 ) -> str:
@@ -388,7 +390,7 @@ def describe_claims(
     return pd.DataFrame(table).T
 
 
-# %% ../../nbs/study/02_table2.ipynb #7c3f183c
+# %% ../../nbs/study/02_table2.ipynb #e2573845
 def plot_claims(
     judged: pd.DataFrame,  # The claims as `write_table2` writes them
     metric: str = 'map',  # "map", "mauc" or "mf1"
@@ -417,7 +419,7 @@ def plot_claims(
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #1071d273
+# %% ../../nbs/study/02_table2.ipynb #90df28f0
 def _peak_memory(
     run: AttrDict,  # From `open_run`
 ) -> float:
@@ -452,7 +454,7 @@ def _row_costs(
     return pd.DataFrame(costs)
 
 
-# %% ../../nbs/study/02_table2.ipynb #74045960
+# %% ../../nbs/study/02_table2.ipynb #ddfb20f7
 def write_table2(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`

@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/study/runner.html.md"""
 # %% auto #0
 __all__ = ['run_notebook', 'write_html']
 
-# %% ../../nbs/study/00_runner.ipynb #0dc2c183
+# %% ../../nbs/study/00_runner.ipynb #1697a9e9
 import json
 import os
 import re
@@ -29,7 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from ..files import read_json, write_atomically, write_json
 
 
-# %% ../../nbs/study/00_runner.ipynb #cce239db
+# %% ../../nbs/study/00_runner.ipynb #854ae198
 def _take_free(
     devices: Sequence[str],  # Their names
     n: int,  # How many
@@ -71,7 +71,7 @@ def _hold_devices(
         yield mine
 
 
-# %% ../../nbs/study/00_runner.ipynb #0e7e3f17
+# %% ../../nbs/study/00_runner.ipynb #df198397
 def _stopped_at(
     copy: Path,  # Notebook as papermill left it
 ) -> str:
@@ -84,7 +84,7 @@ def _stopped_at(
     return 'no cell'
 
 
-# %% ../../nbs/study/00_runner.ipynb #644a2a1c
+# %% ../../nbs/study/00_runner.ipynb #b34bc54c
 def _note_peak(
     folder: Path,  # Folder of the run
 ):
@@ -95,7 +95,7 @@ def _note_peak(
     write_json(file, dict(peak_memory=max(peak, earlier)))
 
 
-# %% ../../nbs/study/00_runner.ipynb #d8654f0c
+# %% ../../nbs/study/00_runner.ipynb #9f7eb486
 def _execute(
     notebook: Path,  # The notebook
     to: Path,  # The executed copy
@@ -120,7 +120,7 @@ def _execute(
     return ''
 
 
-# %% ../../nbs/study/00_runner.ipynb #11d2a91d
+# %% ../../nbs/study/00_runner.ipynb #0898b065
 def run_notebook(
     notebook: str | Path,  # The notebook
     folder: str | Path,  # Folder of the run; the notebook gets it as `out` if it has that parameter
@@ -148,7 +148,7 @@ def run_notebook(
     copy.rename(folder / 'notebook.ipynb')
 
 
-# %% ../../nbs/study/00_runner.ipynb #c0d8a8cd
+# %% ../../nbs/study/00_runner.ipynb #273c048d
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem;
        color: #1a1a1a; background: #fff; overflow-wrap: break-word; }
@@ -157,7 +157,9 @@ img { max-width: 100%; height: auto; }
 .output_png { margin: 1rem 0; }
 .output_html, pre { overflow-x: auto; }
 table { border-collapse: collapse; border: 0; font-size: 14px; }
-th, td { padding: 0.25rem 0.6rem; border: 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th, td { padding: 0.25rem 0.6rem; border: 0; border-bottom: 1px solid #ddd; vertical-align: top; }
+th, td { text-align: left !important; }
+td:not(:only-of-type) { white-space: nowrap; }
 blockquote { margin: 1rem 0; padding: 0.1rem 1rem; border-left: 4px solid #b45309; background: #fdf6ec; }
 em { color: #444; }
 """
@@ -191,7 +193,7 @@ def write_html(
         tmp.write_text(page, encoding='utf-8')
 
 
-# %% ../../nbs/study/00_runner.ipynb #6847adbe
+# %% ../../nbs/study/00_runner.ipynb #2b1900d5
 @call_parse
 def _main(
     notebook: Path,  # The notebook

@@ -18,7 +18,7 @@ __all__ = [
     'write_table2',
 ]
 
-# %% ../../nbs/study/02_table2.ipynb #c11c7761
+# %% ../../nbs/study/02_table2.ipynb #15bed9ed
 import textwrap
 from itertools import groupby
 from pathlib import Path
@@ -43,7 +43,7 @@ from ..runs import BYSTANDERS, check_comparable, open_run, write_result
 from .compare import saved_predictions
 
 
-# %% ../../nbs/study/02_table2.ipynb #52bc33ca
+# %% ../../nbs/study/02_table2.ipynb #5125c22d
 def parse_rows(
     text: str,  # "all", or numbers such as "8" or "1,2,3"
 ) -> list[int]:
@@ -58,7 +58,7 @@ def parse_rows(
     return [row for name, row in known.items() if name in words]
 
 
-# %% ../../nbs/study/02_table2.ipynb #0a3979e3
+# %% ../../nbs/study/02_table2.ipynb #ef7bc503
 def study_phantom(
     preset: StudyPreset,  # From `study_preset`
 ) -> dict:
@@ -76,7 +76,7 @@ def study_phantom(
     )
 
 
-# %% ../../nbs/study/02_table2.ipynb #1bf45ef2
+# %% ../../nbs/study/02_table2.ipynb #cf1d1f6d
 def _open_rows(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -104,7 +104,7 @@ def _run_predictions(
     return mean_ensemble([saved_predictions(run, *splits), saved_predictions(run, *(f'{o}-mirror' for o in splits))])
 
 
-# %% ../../nbs/study/02_table2.ipynb #d1930250
+# %% ../../nbs/study/02_table2.ipynb #e2a6d1e3
 def row_predictions(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row, in the order of the folds; an ensemble needs its members
@@ -121,7 +121,7 @@ def row_predictions(
     return {row: parts[row] for row in rows}
 
 
-# %% ../../nbs/study/02_table2.ipynb #e8eda4d7
+# %% ../../nbs/study/02_table2.ipynb #a1598bb9
 def mirror_groups(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -146,7 +146,7 @@ def _main(
         mirror_predictions(run, table)
 
 
-# %% ../../nbs/study/02_table2.ipynb #d60292aa
+# %% ../../nbs/study/02_table2.ipynb #02018a9b
 _MAY_DIFFER = {'arch', 'size', 'fold', 'images', 'held_out', 'threads', 'budget', *BYSTANDERS}
 _PER_ARCH = ('epochs', 'lr', 'schedule', 'bs', 'weights')
 
@@ -159,7 +159,7 @@ def _check_rows(
     check_comparable(list(runs.values()), ignore=_MAY_DIFFER, per_arch=_PER_ARCH)
 
 
-# %% ../../nbs/study/02_table2.ipynb #d5b53d4f
+# %% ../../nbs/study/02_table2.ipynb #cc0bd702
 _PHASES = dict(development=('development',), testing=('test',), both=('development', 'test'))
 _METRIC_NAMES = dict(map='mAP', mauc='mAUC', mf1='mF1', mf1_oof='mF1 at out-of-fold thresholds')
 
@@ -192,7 +192,7 @@ def _metrics(
     return found | dict(mf1_oof=(by_label('mf1', y, p, cut), at_cut['mf1']))
 
 
-# %% ../../nbs/study/02_table2.ipynb #0fce6b75
+# %% ../../nbs/study/02_table2.ipynb #6cf6a009
 def _score_row(
     row: int,  # Row of Table 2
     phase: str,  # Phase
@@ -219,7 +219,7 @@ def _score_row(
     return lines, pd.DataFrame(labels).rename_axis('label').reset_index(), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #30fbe7f8
+# %% ../../nbs/study/02_table2.ipynb #08712def
 def score_rows(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row
@@ -249,7 +249,7 @@ def score_rows(
     return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #438e80cf
+# %% ../../nbs/study/02_table2.ipynb #fc50ad70
 def _described(
     row: int,  # Row of Table 2
     line: pd.Series,  # Its line from `score_rows`
@@ -287,7 +287,7 @@ def format_table2(
     return pd.DataFrame(table).T.rename(columns=dict(stands_in_for='stands in for'))
 
 
-# %% ../../nbs/study/02_table2.ipynb #0eb39f2e
+# %% ../../nbs/study/02_table2.ipynb #82698a68
 def plot_rows(
     lines: pd.DataFrame,  # From `score_rows`
     phase: str = 'both',  # "development", "testing" or "both"
@@ -304,12 +304,13 @@ def plot_rows(
     if t.paper.notna().any():
         ax.plot(t.paper, names, 'C2D', ms=5, mfc='none', label='the paper, on its data')
     ax.invert_yaxis()
+    ax.margins(y=0.1)
     ax.set(xlabel='mAP', xlim=(0, None))
     ax.figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc='outside upper center', ncols=2)
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #4381dc93
+# %% ../../nbs/study/02_table2.ipynb #1f14bea7
 _MARGIN = 0.01
 
 
@@ -337,7 +338,7 @@ def _verdict(
     return 'holds' if holds else 'does not hold' if fails else 'inconclusive'
 
 
-# %% ../../nbs/study/02_table2.ipynb #0eacd786
+# %% ../../nbs/study/02_table2.ipynb #05a1feae
 def _judge(
     lines: pd.DataFrame,  # From `score_rows`
     reps: dict,  # From `score_rows`
@@ -359,7 +360,7 @@ def _judge(
     return pd.DataFrame(judged, columns=columns.split())
 
 
-# %% ../../nbs/study/02_table2.ipynb #79d7ad67
+# %% ../../nbs/study/02_table2.ipynb #12140b76
 def _overall(
     verdicts: pd.Series,  # One per metric
 ) -> str:
@@ -390,7 +391,7 @@ def describe_claims(
     return pd.DataFrame(table).T
 
 
-# %% ../../nbs/study/02_table2.ipynb #e2573845
+# %% ../../nbs/study/02_table2.ipynb #18e450e3
 def plot_claims(
     judged: pd.DataFrame,  # The claims as `write_table2` writes them
     metric: str = 'map',  # "map", "mauc" or "mf1"
@@ -419,7 +420,7 @@ def plot_claims(
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #90df28f0
+# %% ../../nbs/study/02_table2.ipynb #43e674f7
 def _peak_memory(
     run: AttrDict,  # From `open_run`
 ) -> float:
@@ -454,7 +455,7 @@ def _row_costs(
     return pd.DataFrame(costs)
 
 
-# %% ../../nbs/study/02_table2.ipynb #ddfb20f7
+# %% ../../nbs/study/02_table2.ipynb #28eb5b6d
 def write_table2(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`

@@ -20,7 +20,7 @@ __all__ = [
     'trainings',
 ]
 
-# %% ../nbs/07_ablation.ipynb #0653bd4f
+# %% ../nbs/07_ablation.ipynb #feb3021a
 import ast
 import difflib
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from .config import pick_preset
 from .models import BACKBONES
 
 
-# %% ../nbs/07_ablation.ipynb #8ff089eb
+# %% ../nbs/07_ablation.ipynb #60eaa6c6
 @dataclass(frozen=True)
 class Row:
     "One row of Table 2: what it consists of, and the paper's scores"
@@ -50,7 +50,7 @@ class Row:
         return dict(zip(('map', 'mauc', 'mf1'), getattr(self, phase, None) or ()))
 
 
-# %% ../nbs/07_ablation.ipynb #1f659582
+# %% ../nbs/07_ablation.ipynb #995b002b
 #: Table 2 by row number. An entry added here is a row of the study.
 TABLE2 = {
     1: Row('tf_efficientnetv2_s', 224, development=(0.300, 0.805, 0.127)),
@@ -66,7 +66,7 @@ TABLE2 = {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #d089affc
+# %% ../nbs/07_ablation.ipynb #3bae7355
 @dataclass(frozen=True)
 class Claim:
     "One claim of §4.4 about two rows of Table 2"
@@ -87,7 +87,7 @@ class Claim:
         return round(b - a, 3)
 
 
-# %% ../nbs/07_ablation.ipynb #9ab6fd26
+# %% ../nbs/07_ablation.ipynb #1b2ebd41
 #: The claims of §4.4, in the order of the text.
 CLAIMS = {
     'size_512': Claim(
@@ -107,7 +107,7 @@ CLAIMS = {
     ),
 }
 
-# %% ../nbs/07_ablation.ipynb #ef75c965
+# %% ../nbs/07_ablation.ipynb #db2a090c
 CLAIMS |= {
     'convnext': Claim(
         'ConvNeXt-Tiny is similar in mAP and mAUC',
@@ -138,7 +138,7 @@ CLAIMS |= {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #062d569f
+# %% ../nbs/07_ablation.ipynb #91b931e2
 @dataclass(frozen=True)
 class StudyPreset:
     "What the trainings of a study share, and what replaces the paper's image sizes and backbones"
@@ -182,7 +182,7 @@ class StudyPreset:
         return self.settings | dict(arch=self.arch(backbone), size=self.size(paper_size)) | changes
 
 
-# %% ../nbs/07_ablation.ipynb #30c1c90d
+# %% ../nbs/07_ablation.ipynb #ffa8f623
 _DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins=True)
 _TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=2)
 _EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
@@ -194,7 +194,7 @@ STUDY_PRESETS = {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #3644ad99
+# %% ../nbs/07_ablation.ipynb #d6335961
 def _parse(
     text: str,  # Such as "images=96 lr=1e-3 loss=bce"
 ) -> dict:
@@ -225,7 +225,7 @@ def study_preset(
     return replace(preset, settings=preset.settings | _parse(text) | settings)
 
 
-# %% ../nbs/07_ablation.ipynb #11101bae
+# %% ../nbs/07_ablation.ipynb #20887208
 _SEEDS = (0, 1, 2)
 
 
@@ -241,7 +241,7 @@ class Configuration:
     size: int = 224  # Side of the image in the paper, in pixels
 
 
-# %% ../nbs/07_ablation.ipynb #68ea6817
+# %% ../nbs/07_ablation.ipynb #94bfba30
 #: The ablation by name. An entry added here is a configuration of `make study-extended`.
 EXTENDED = {
     'basic': Configuration('augmentation', change=dict(augment='basic')),
@@ -255,7 +255,7 @@ EXTENDED |= {
     'no_finding_resolved': Configuration('augmentation', 'basic+mosaic_resize', dict(no_finding='resolve')),
 }
 
-# %% ../nbs/07_ablation.ipynb #f7922282
+# %% ../nbs/07_ablation.ipynb #99df0b16
 EXTENDED |= {
     'bce': Configuration('loss', 'basic', dict(loss='bce')),
     'focal_unbalanced': Configuration('loss', 'basic', dict(balance=False)),
@@ -264,7 +264,7 @@ EXTENDED |= {
     'image_folds': Configuration('folds', 'basic', dict(fold_by='image')),
 }
 
-# %% ../nbs/07_ablation.ipynb #308ba46a
+# %% ../nbs/07_ablation.ipynb #d2e6ed04
 _patient_folds = tuple(f'patient_fold_{fold}' for fold in range(5))
 _image_folds = tuple(f'image_fold_{fold}' for fold in range(5))
 for _fold, _name in enumerate(_patient_folds):
@@ -276,7 +276,7 @@ EXTENDED |= {
     'five_image_folds': Configuration('row5', 'five_patient_folds', how='mean', members=_image_folds),
 }
 
-# %% ../nbs/07_ablation.ipynb #78ee36c8
+# %% ../nbs/07_ablation.ipynb #a5068097
 _mosaics = ('basic', 'basic+mosaic_crop', 'basic+mosaic_resize')
 EXTENDED |= {
     'study_mean': Configuration('aggregation', 'basic', how='study_mean', members=('basic',)),
@@ -285,7 +285,7 @@ EXTENDED |= {
 }
 
 
-# %% ../nbs/07_ablation.ipynb #f693903c
+# %% ../nbs/07_ablation.ipynb #775cbbcf
 def _changes(
     name: str,  # A configuration that is trained
 ) -> dict:
@@ -305,7 +305,7 @@ def baselines(
     return [base, *baselines(base)] if base else []
 
 
-# %% ../nbs/07_ablation.ipynb #27204ca2
+# %% ../nbs/07_ablation.ipynb #e3403590
 def configurations(
     asked: str,  # A group, a configuration, or "all"
 ) -> list[str]:  # Names, in the order of the registry
@@ -321,7 +321,7 @@ def configurations(
     return [k for k in EXTENDED if k in needed]
 
 
-# %% ../nbs/07_ablation.ipynb #f41c5e9c
+# %% ../nbs/07_ablation.ipynb #88817551
 def _row_trainings(
     row: int,  # Number of the row
     preset: StudyPreset,  # From `study_preset`
@@ -352,7 +352,7 @@ def _configuration_trainings(
     return found
 
 
-# %% ../nbs/07_ablation.ipynb #0b57765d
+# %% ../nbs/07_ablation.ipynb #1b7a5606
 def trainings(
     *asked,  # Rows of Table 2 (numbers), or groups and configurations of the ablation (words)
     preset: StudyPreset,  # From `study_preset`

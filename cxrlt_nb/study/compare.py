@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/study/compare.html.md"""
 # %% auto #0
 __all__ = ['saved_predictions', 'comparison_table', 'write_comparison', 'plot_comparison']
 
-# %% ../../nbs/study/01_compare.ipynb #e7abc2ad
+# %% ../../nbs/study/01_compare.ipynb #f4736285
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,14 @@ from matplotlib import pyplot as plt
 from ..ablation import EXTENDED, baselines, configurations
 from ..ensemble import blend_weights, mean_ensemble, study_mean
 from ..files import home
-from ..intervals import by_label, paired_interval, percentile_interval, replicates
-from ..metrics import tiers
+from ..intervals import paired_interval, percentile_interval, replicates
+from ..metrics import METRICS, tiers
 from ..predict import open_model, run_table
 from ..runs import check_comparable, open_run, read_predictions, write_result
 from ..table import TRAIN_POSITIVES
 
 
-# %% ../../nbs/study/01_compare.ipynb #3b9d2662
+# %% ../../nbs/study/01_compare.ipynb #7cbc66f9
 def saved_predictions(
     run: AttrDict,  # From `open_run`
     *splits,  # "validation", "development" or "test"; one without a file is skipped
@@ -35,7 +35,7 @@ def saved_predictions(
     return pd.concat([read_predictions(o) for o in files if o.exists()])
 
 
-# %% ../../nbs/study/01_compare.ipynb #d89689cc
+# %% ../../nbs/study/01_compare.ipynb #22391a17
 _HELD_OUT = ('development', 'test')
 
 
@@ -61,7 +61,7 @@ def _predictions(
     return mean_ensemble(members, weights=weights)
 
 
-# %% ../../nbs/study/01_compare.ipynb #45d95ae4
+# %% ../../nbs/study/01_compare.ipynb #fc48e870
 #: Parameters that all runs of a comparison must share.
 _SAME = ('preset', 'data', 'arch', 'weights', 'size', 'resize', 'epochs', 'lr', 'schedule', 'bs', 'held_out')
 _SAME += ('fold', 'n_folds', 'split_seed')
@@ -80,7 +80,7 @@ def _check_runs(
             )
 
 
-# %% ../../nbs/study/01_compare.ipynb #5792e987
+# %% ../../nbs/study/01_compare.ipynb #cadc4937
 def _score(
     name: str,  # A configuration
     opened: dict,  # Runs from `open_run` by (configuration, seed)
@@ -99,12 +99,12 @@ def _score(
                 f'such as {odd[0]!r}; a difference would not be paired'
             )
         p = p.loc[y.index, list(y)]
-        values.append(by_label('map', y, p))
+        values.append(METRICS['map'].by_label(y, p))
         reps.append(replicates(y, p, df.patient_id.loc[y.index], n)['map'])
     return pd.DataFrame(values), sum(reps) / len(reps)
 
 
-# %% ../../nbs/study/01_compare.ipynb #100f48a9
+# %% ../../nbs/study/01_compare.ipynb #1db8a0db
 def _label_groups(
     labels: list[str],  # Labels with a positive
 ) -> dict:
@@ -133,7 +133,7 @@ def _line(
     return line
 
 
-# %% ../../nbs/study/01_compare.ipynb #9c902b4d
+# %% ../../nbs/study/01_compare.ipynb #fef68b84
 _COLUMNS = ['configuration', 'baseline', 'labels', 'n_labels', 'value', 'low', 'high', 'seed_low', 'seed_high']
 _COLUMNS += ['difference', 'diff_low', 'diff_high', 'other_side', 'diff_seed_low', 'diff_seed_high']
 _COLUMNS += ['seeds', 'images', 'patients', 'images_per_s']
@@ -163,7 +163,7 @@ def comparison_table(
     return pd.DataFrame(lines).reindex(columns=_COLUMNS)
 
 
-# %% ../../nbs/study/01_compare.ipynb #b8923cc5
+# %% ../../nbs/study/01_compare.ipynb #a4325efe
 def write_comparison(
     asked: str,  # A group, a configuration, or "all"
     folders: dict,  # Folder of each finished run by the name of the training, such as "basic-seed0"
@@ -184,7 +184,7 @@ def write_comparison(
     return t
 
 
-# %% ../../nbs/study/01_compare.ipynb #9b55a99e
+# %% ../../nbs/study/01_compare.ipynb #6c07ebc8
 def plot_comparison(
     table: pd.DataFrame,  # From `comparison_table`
     labels: str = 'all',  # "all", "head", "medium" or "tail"

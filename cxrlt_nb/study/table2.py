@@ -18,7 +18,7 @@ __all__ = [
     'write_table2',
 ]
 
-# %% ../../nbs/study/02_table2.ipynb #15bed9ed
+# %% ../../nbs/study/02_table2.ipynb #edf1ed98
 import textwrap
 from itertools import groupby
 from pathlib import Path
@@ -35,15 +35,15 @@ from ..ablation import CLAIMS, TABLE2, StudyPreset, trainings
 from ..config import load_plugins
 from ..ensemble import mean_ensemble, out_of_fold
 from ..files import home, read_json
-from ..intervals import by_label, chance_level, paired_interval, percentile_interval, replicates
-from ..metrics import best_thresholds
+from ..intervals import chance_level, paired_interval, percentile_interval, replicates
+from ..metrics import METRICS, best_thresholds
 from ..phantom.release import PHANTOM
 from ..predict import mirror_predictions, open_model, run_table
 from ..runs import BYSTANDERS, check_comparable, open_run, write_result
 from .compare import saved_predictions
 
 
-# %% ../../nbs/study/02_table2.ipynb #5125c22d
+# %% ../../nbs/study/02_table2.ipynb #0a5675f9
 def parse_rows(
     text: str,  # "all", or numbers such as "8" or "1,2,3"
 ) -> list[int]:
@@ -58,7 +58,7 @@ def parse_rows(
     return [row for name, row in known.items() if name in words]
 
 
-# %% ../../nbs/study/02_table2.ipynb #ef7bc503
+# %% ../../nbs/study/02_table2.ipynb #8851cf18
 def study_phantom(
     preset: StudyPreset,  # From `study_preset`
 ) -> dict:
@@ -76,7 +76,7 @@ def study_phantom(
     )
 
 
-# %% ../../nbs/study/02_table2.ipynb #cf1d1f6d
+# %% ../../nbs/study/02_table2.ipynb #f6c3f529
 def _open_rows(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -104,7 +104,7 @@ def _run_predictions(
     return mean_ensemble([saved_predictions(run, *splits), saved_predictions(run, *(f'{o}-mirror' for o in splits))])
 
 
-# %% ../../nbs/study/02_table2.ipynb #e2a6d1e3
+# %% ../../nbs/study/02_table2.ipynb #962fb7a3
 def row_predictions(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row, in the order of the folds; an ensemble needs its members
@@ -121,7 +121,7 @@ def row_predictions(
     return {row: parts[row] for row in rows}
 
 
-# %% ../../nbs/study/02_table2.ipynb #a1598bb9
+# %% ../../nbs/study/02_table2.ipynb #c9486a69
 def mirror_groups(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -146,7 +146,7 @@ def _main(
         mirror_predictions(run, table)
 
 
-# %% ../../nbs/study/02_table2.ipynb #02018a9b
+# %% ../../nbs/study/02_table2.ipynb #9b44f501
 _MAY_DIFFER = {'arch', 'size', 'fold', 'images', 'held_out', 'threads', 'budget', *BYSTANDERS}
 _PER_ARCH = ('epochs', 'lr', 'schedule', 'bs', 'weights')
 
@@ -159,9 +159,10 @@ def _check_rows(
     check_comparable(list(runs.values()), ignore=_MAY_DIFFER, per_arch=_PER_ARCH)
 
 
-# %% ../../nbs/study/02_table2.ipynb #cc0bd702
+# %% ../../nbs/study/02_table2.ipynb #82db0701
 _PHASES = dict(development=('development',), testing=('test',), both=('development', 'test'))
-_METRIC_NAMES = dict(map='mAP', mauc='mAUC', mf1='mF1', mf1_oof='mF1 at out-of-fold thresholds')
+_METRIC_NAMES = {metric: m.macro_name for metric, m in METRICS.items()}
+_METRIC_NAMES['mf1_oof'] = 'mF1 at out-of-fold thresholds'
 
 
 def _targets(
@@ -187,12 +188,12 @@ def _metrics(
 ) -> dict:  # (value of each label, its `(n,C)` replicates) by metric
     "Metrics of each label, with replicates over patients"
     reps = replicates(y, p, patients, n)
-    found = {metric: (by_label(metric, y, p), reps[metric]) for metric in ('map', 'mauc', 'mf1')}
+    found = {metric: (METRICS[metric].by_label(y, p), reps[metric]) for metric in ('map', 'mauc', 'mf1')}
     at_cut = replicates(y, p, patients, n, threshold=cut)
-    return found | dict(mf1_oof=(by_label('mf1', y, p, cut), at_cut['mf1']))
+    return found | dict(mf1_oof=(METRICS['mf1'].by_label(y, p, cut), at_cut['mf1']))
 
 
-# %% ../../nbs/study/02_table2.ipynb #6cf6a009
+# %% ../../nbs/study/02_table2.ipynb #32c3ad1f
 def _score_row(
     row: int,  # Row of Table 2
     phase: str,  # Phase
@@ -219,7 +220,7 @@ def _score_row(
     return lines, pd.DataFrame(labels).rename_axis('label').reset_index(), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #08712def
+# %% ../../nbs/study/02_table2.ipynb #9735e31e
 def score_rows(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row
@@ -249,7 +250,7 @@ def score_rows(
     return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #fc50ad70
+# %% ../../nbs/study/02_table2.ipynb #0c2c8f91
 def _described(
     row: int,  # Row of Table 2
     line: pd.Series,  # Its line from `score_rows`
@@ -287,7 +288,7 @@ def format_table2(
     return pd.DataFrame(table).T.rename(columns=dict(stands_in_for='stands in for'))
 
 
-# %% ../../nbs/study/02_table2.ipynb #82698a68
+# %% ../../nbs/study/02_table2.ipynb #eefacdef
 def plot_rows(
     lines: pd.DataFrame,  # From `score_rows`
     phase: str = 'both',  # "development", "testing" or "both"
@@ -310,7 +311,7 @@ def plot_rows(
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #1f14bea7
+# %% ../../nbs/study/02_table2.ipynb #f7344c96
 _MARGIN = 0.01
 
 
@@ -338,7 +339,7 @@ def _verdict(
     return 'holds' if holds else 'does not hold' if fails else 'inconclusive'
 
 
-# %% ../../nbs/study/02_table2.ipynb #05a1feae
+# %% ../../nbs/study/02_table2.ipynb #d1827a4d
 def _judge(
     lines: pd.DataFrame,  # From `score_rows`
     reps: dict,  # From `score_rows`
@@ -360,7 +361,7 @@ def _judge(
     return pd.DataFrame(judged, columns=columns.split())
 
 
-# %% ../../nbs/study/02_table2.ipynb #12140b76
+# %% ../../nbs/study/02_table2.ipynb #aa2ed5e1
 def _overall(
     verdicts: pd.Series,  # One per metric
 ) -> str:
@@ -391,7 +392,7 @@ def describe_claims(
     return pd.DataFrame(table).T
 
 
-# %% ../../nbs/study/02_table2.ipynb #18e450e3
+# %% ../../nbs/study/02_table2.ipynb #eb941f03
 def plot_claims(
     judged: pd.DataFrame,  # The claims as `write_table2` writes them
     metric: str = 'map',  # "map", "mauc" or "mf1"
@@ -420,7 +421,7 @@ def plot_claims(
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #43e674f7
+# %% ../../nbs/study/02_table2.ipynb #59d80e5d
 def _peak_memory(
     run: AttrDict,  # From `open_run`
 ) -> float:
@@ -455,7 +456,7 @@ def _row_costs(
     return pd.DataFrame(costs)
 
 
-# %% ../../nbs/study/02_table2.ipynb #28eb5b6d
+# %% ../../nbs/study/02_table2.ipynb #5d736883
 def write_table2(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`

@@ -740,6 +740,7 @@ d = {
             'cxrlt_nb.study.table2._described': ('study/table2.html#_described', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._judge': ('study/table2.html#_judge', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._main': ('study/table2.html#_main', 'cxrlt_nb/study/table2.py'),
+            'cxrlt_nb.study.table2._metric_name': ('study/table2.html#_metric_name', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._metrics': ('study/table2.html#_metrics', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._open_rows': ('study/table2.html#_open_rows', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._overall': ('study/table2.html#_overall', 'cxrlt_nb/study/table2.py'),

@@ -18,7 +18,7 @@ __all__ = [
     'write_table2',
 ]
 
-# %% ../../nbs/study/02_table2.ipynb #edf1ed98
+# %% ../../nbs/study/02_table2.ipynb #1bc7a71e
 import textwrap
 from itertools import groupby
 from pathlib import Path
@@ -43,7 +43,7 @@ from ..runs import BYSTANDERS, check_comparable, open_run, write_result
 from .compare import saved_predictions
 
 
-# %% ../../nbs/study/02_table2.ipynb #0a5675f9
+# %% ../../nbs/study/02_table2.ipynb #7fff2502
 def parse_rows(
     text: str,  # "all", or numbers such as "8" or "1,2,3"
 ) -> list[int]:
@@ -58,7 +58,7 @@ def parse_rows(
     return [row for name, row in known.items() if name in words]
 
 
-# %% ../../nbs/study/02_table2.ipynb #8851cf18
+# %% ../../nbs/study/02_table2.ipynb #63cbc5d3
 def study_phantom(
     preset: StudyPreset,  # From `study_preset`
 ) -> dict:
@@ -76,7 +76,7 @@ def study_phantom(
     )
 
 
-# %% ../../nbs/study/02_table2.ipynb #f6c3f529
+# %% ../../nbs/study/02_table2.ipynb #cc6f3998
 def _open_rows(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -104,7 +104,7 @@ def _run_predictions(
     return mean_ensemble([saved_predictions(run, *splits), saved_predictions(run, *(f'{o}-mirror' for o in splits))])
 
 
-# %% ../../nbs/study/02_table2.ipynb #962fb7a3
+# %% ../../nbs/study/02_table2.ipynb #17d95e58
 def row_predictions(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row, in the order of the folds; an ensemble needs its members
@@ -121,7 +121,7 @@ def row_predictions(
     return {row: parts[row] for row in rows}
 
 
-# %% ../../nbs/study/02_table2.ipynb #c9486a69
+# %% ../../nbs/study/02_table2.ipynb #88b606a0
 def mirror_groups(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`
@@ -146,7 +146,7 @@ def _main(
         mirror_predictions(run, table)
 
 
-# %% ../../nbs/study/02_table2.ipynb #9b44f501
+# %% ../../nbs/study/02_table2.ipynb #eb5a9e33
 _MAY_DIFFER = {'arch', 'size', 'fold', 'images', 'held_out', 'threads', 'budget', *BYSTANDERS}
 _PER_ARCH = ('epochs', 'lr', 'schedule', 'bs', 'weights')
 
@@ -159,10 +159,15 @@ def _check_rows(
     check_comparable(list(runs.values()), ignore=_MAY_DIFFER, per_arch=_PER_ARCH)
 
 
-# %% ../../nbs/study/02_table2.ipynb #82db0701
+# %% ../../nbs/study/02_table2.ipynb #b7cf7f70
 _PHASES = dict(development=('development',), testing=('test',), both=('development', 'test'))
-_METRIC_NAMES = {metric: m.macro_name for metric, m in METRICS.items()}
-_METRIC_NAMES['mf1_oof'] = 'mF1 at out-of-fold thresholds'
+
+
+def _metric_name(
+    metric: str,  # Name in `METRICS`, or "mf1_oof"
+) -> str:
+    "The name of a metric in tables and plots"
+    return 'mF1 at out-of-fold thresholds' if metric == 'mf1_oof' else METRICS[metric].macro_name
 
 
 def _targets(
@@ -187,13 +192,13 @@ def _metrics(
     n: int,  # Replicates
 ) -> dict:  # (value of each label, its `(n,C)` replicates) by metric
     "Metrics of each label, with replicates over patients"
-    reps = replicates(y, p, patients, n)
-    found = {metric: (METRICS[metric].by_label(y, p), reps[metric]) for metric in ('map', 'mauc', 'mf1')}
-    at_cut = replicates(y, p, patients, n, threshold=cut)
+    reps = replicates(y, p, patients, n, metrics=tuple(METRICS))
+    found = {name: (metric.by_label(y, p), reps[name]) for name, metric in METRICS.items()}
+    at_cut = replicates(y, p, patients, n, threshold=cut, metrics=('mf1',))
     return found | dict(mf1_oof=(METRICS['mf1'].by_label(y, p, cut), at_cut['mf1']))
 
 
-# %% ../../nbs/study/02_table2.ipynb #32c3ad1f
+# %% ../../nbs/study/02_table2.ipynb #f3a80296
 def _score_row(
     row: int,  # Row of Table 2
     phase: str,  # Phase
@@ -220,7 +225,7 @@ def _score_row(
     return lines, pd.DataFrame(labels).rename_axis('label').reset_index(), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #9735e31e
+# %% ../../nbs/study/02_table2.ipynb #532bf5f2
 def score_rows(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row
@@ -250,7 +255,7 @@ def score_rows(
     return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #0c2c8f91
+# %% ../../nbs/study/02_table2.ipynb #090f69f6
 def _described(
     row: int,  # Row of Table 2
     line: pd.Series,  # Its line from `score_rows`
@@ -267,7 +272,7 @@ def _described(
 def format_table2(
     lines: pd.DataFrame,  # From `score_rows`
     phase: str = 'both',  # "development", "testing" or "both"
-    metrics=('map', 'mauc', 'mf1', 'mf1_oof'),  # Columns
+    metrics=None,  # Columns; all by default
 ) -> pd.DataFrame:
     "Table 2 as text: what was trained, each score with its interval, chance, and the paper's score if it has one"
     found = lines[lines.phase == phase]
@@ -278,17 +283,17 @@ def format_table2(
         t = t.set_index('metric')
         cells = _described(row, t.loc['map'])
         cells |= {'K-fold': 'yes' if TABLE2[row].kfold else '', 'TTA': 'yes' if TABLE2[row].tta else ''}
-        for m in metrics:
-            cells[_METRIC_NAMES[m]] = f'{t.value[m]:.3f} [{t.low[m]:.3f}, {t.high[m]:.3f}]'
+        for m in metrics or t.index:
+            cells[_metric_name(m)] = f'{t.value[m]:.3f} [{t.low[m]:.3f}, {t.high[m]:.3f}]'
             if phase != 'both' and m != 'mf1_oof':
-                cells[f'{_METRIC_NAMES[m]}, paper'] = '–' if pd.isna(t.paper[m]) else f'{t.paper[m]:.3f}'
+                cells[f'{_metric_name(m)}, paper'] = '–' if pd.isna(t.paper[m]) else f'{t.paper[m]:.3f}'
             if m == 'map':
                 cells['chance'] = f'{t.chance[m]:.3f}' + ('' if t.clears[m] else ', not cleared')
         table[f'({row})'] = cells
     return pd.DataFrame(table).T.rename(columns=dict(stands_in_for='stands in for'))
 
 
-# %% ../../nbs/study/02_table2.ipynb #eefacdef
+# %% ../../nbs/study/02_table2.ipynb #6eae0e25
 def plot_rows(
     lines: pd.DataFrame,  # From `score_rows`
     phase: str = 'both',  # "development", "testing" or "both"
@@ -311,7 +316,7 @@ def plot_rows(
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #f7344c96
+# %% ../../nbs/study/02_table2.ipynb #22d0259f
 _MARGIN = 0.01
 
 
@@ -339,7 +344,7 @@ def _verdict(
     return 'holds' if holds else 'does not hold' if fails else 'inconclusive'
 
 
-# %% ../../nbs/study/02_table2.ipynb #d1827a4d
+# %% ../../nbs/study/02_table2.ipynb #cdea9cb6
 def _judge(
     lines: pd.DataFrame,  # From `score_rows`
     reps: dict,  # From `score_rows`
@@ -361,7 +366,7 @@ def _judge(
     return pd.DataFrame(judged, columns=columns.split())
 
 
-# %% ../../nbs/study/02_table2.ipynb #aa2ed5e1
+# %% ../../nbs/study/02_table2.ipynb #52aeb694
 def _overall(
     verdicts: pd.Series,  # One per metric
 ) -> str:
@@ -379,8 +384,8 @@ def describe_claims(
     table = {}
     for key, t in judged[(judged.phase == 'both') == (phase == 'both')].groupby('claim', sort=False):
         first = t.iloc[0]
-        here = [f'{_METRIC_NAMES[o.metric]} {o.difference:+.3f} [{o.low:+.3f}, {o.high:+.3f}]' for o in t.itertuples()]
-        paper = [f'{_METRIC_NAMES[o.metric]} {o.paper:+.3f}' for o in t.itertuples()]
+        here = [f'{_metric_name(o.metric)} {o.difference:+.3f} [{o.low:+.3f}, {o.high:+.3f}]' for o in t.itertuples()]
+        paper = [f'{_metric_name(o.metric)} {o.paper:+.3f}' for o in t.itertuples()]
         table[key] = {
             'claim': first.says,
             'rows': f'({first.a}) → ({first.b})',
@@ -392,7 +397,7 @@ def describe_claims(
     return pd.DataFrame(table).T
 
 
-# %% ../../nbs/study/02_table2.ipynb #eb941f03
+# %% ../../nbs/study/02_table2.ipynb #52de8d85
 def plot_claims(
     judged: pd.DataFrame,  # The claims as `write_table2` writes them
     metric: str = 'map',  # "map", "mauc" or "mf1"
@@ -415,13 +420,13 @@ def plot_claims(
     ax.axvline(0, color='k', lw=0.6)
     ax.invert_yaxis()
     ax.margins(y=0.1)
-    ax.set_xlabel(f'difference in {_METRIC_NAMES[metric]}')
+    ax.set_xlabel(f'difference in {_metric_name(metric)}')
     ax.locator_params(axis='x', nbins=5)
     ax.figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc='outside upper center', ncols=2)
     return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #59d80e5d
+# %% ../../nbs/study/02_table2.ipynb #9e5f503d
 def _peak_memory(
     run: AttrDict,  # From `open_run`
 ) -> float:
@@ -456,7 +461,7 @@ def _row_costs(
     return pd.DataFrame(costs)
 
 
-# %% ../../nbs/study/02_table2.ipynb #5d736883
+# %% ../../nbs/study/02_table2.ipynb #4e1087a7
 def write_table2(
     rows,  # Rows of Table 2
     preset: StudyPreset,  # From `study_preset`

@@ -325,7 +325,8 @@ class Affine(_BatchTransform):
 
     def check_values(self, x):
         "`ValueError` if a batch exceeds `value_range`; on a GPU only the first batch is looked at, to save waiting"
-        if x.is_cuda and self.checked_on_gpu:
+        on_gpu = x.device.type != 'cpu'
+        if on_gpu and self.checked_on_gpu:
             return
         low, high = (float(o) for o in x.aminmax())
         tolerance = 1e-3 * (self.value_range[1] - self.value_range[0])
@@ -334,7 +335,7 @@ class Affine(_BatchTransform):
                 f'Affine: images span [{low:.3g}, {high:.3g}], outside value_range={self.value_range}; '
                 'put Affine before Normalize, or give the range of your images'
             )
-        self.checked_on_gpu = x.is_cuda
+        self.checked_on_gpu = on_gpu
 
 
 # %% ../nbs/03_augment.ipynb #567ae62a

@@ -32,7 +32,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import AttrDict, basic_repr, store_attr
+from fastcore.basics import AttrDict, basic_repr, patch, store_attr
 from fastcore.meta import delegates
 from fasttransform import ItemTransform
 from torch import Tensor
@@ -279,7 +279,22 @@ def _check_between(tfm, low: float, high: float, **values: float):
             raise ValueError(f'{type(tfm).__name__}: {name} is {value!r}; it must be from {low:g} to {high:g}')
 
 
-# %% ../nbs/03_augment.ipynb #33a9cc64
+# %% ../nbs/03_augment.ipynb #e3e5eb18
+def _check_range(
+    xb: Tensor,  # Images
+    value_range: tuple[float, float],  # Black and white
+):
+    "`ValueError` if a value is outside the range, or NaN"
+    low, high = (float(o) for o in xb.aminmax())
+    tolerance = 1e-3 * (value_range[1] - value_range[0])
+    if not (low >= value_range[0] - tolerance and high <= value_range[1] + tolerance):
+        raise ValueError(
+            f'Affine: images span [{low:.3g}, {high:.3g}], outside value_range={value_range}; '
+            'put Affine before Normalize, or give the range of your images'
+        )
+
+
+# %% ../nbs/03_augment.ipynb #9b43e343
 class Affine(_BatchTransform):
     "Scale, flip, rotation, contrast, brightness and saturation at random (§3.3)"
 
@@ -302,40 +317,35 @@ class Affine(_BatchTransform):
         _check_between(self, 0, 180, rotate=rotate)
         store_attr()
         self.active = any((zoom, hflip, rotate, contrast, brightness, saturation))
-        self.checked_on_gpu = False
+        self.checked = False
 
     def augment(self, x, *ys):
         if not self.active:
             return x, *ys
-        self.check_values(x)
+        if x.device.type == 'cpu' or not self.checked:
+            _check_range(x, self.value_range)
+            self.checked = True
         low, high = self.value_range
         if (low, high) == (0, 1):
             return self.move(x), *ys
         return self.move((x - low) / (high - low)) * (high - low) + low, *ys
 
-    def move(self, x):
-        n, g = len(x), self.generator
-        zoom, degrees = _around(g, 1, self.zoom, n), _around(g, 0, self.rotate, n)
-        matrix = affine_matrix(zoom, degrees, _uniform(g, 0, 1, n) < self.hflip)
-        contrast, brightness = _around(g, 1, self.contrast, n), _around(g, 0, self.brightness, n)
-        saturation = _around(g, 1, self.saturation, n)
-        if self.saturation:
-            x = adjust_saturation(x, saturation)
-        return warp(x, matrix, contrast, brightness)
 
-    def check_values(self, x):
-        "`ValueError` if a batch exceeds `value_range`; on a GPU only the first batch is looked at, to save waiting"
-        on_gpu = x.device.type != 'cpu'
-        if on_gpu and self.checked_on_gpu:
-            return
-        low, high = (float(o) for o in x.aminmax())
-        tolerance = 1e-3 * (self.value_range[1] - self.value_range[0])
-        if not (low >= self.value_range[0] - tolerance and high <= self.value_range[1] + tolerance):
-            raise ValueError(
-                f'Affine: images span [{low:.3g}, {high:.3g}], outside value_range={self.value_range}; '
-                'put Affine before Normalize, or give the range of your images'
-            )
-        self.checked_on_gpu = on_gpu
+# %% ../nbs/03_augment.ipynb #dfa50399
+@patch
+def move(
+    self: Affine,
+    x: Tensor,  # (B,C,H,W) in [0,1]
+) -> Tensor:  # (B,C,H,W) in [0,1]
+    "Draw the random numbers and apply them"
+    n, g = len(x), self.generator
+    zoom, degrees = _around(g, 1, self.zoom, n), _around(g, 0, self.rotate, n)
+    matrix = affine_matrix(zoom, degrees, _uniform(g, 0, 1, n) < self.hflip)
+    contrast, brightness = _around(g, 1, self.contrast, n), _around(g, 0, self.brightness, n)
+    saturation = _around(g, 1, self.saturation, n)
+    if self.saturation:
+        x = adjust_saturation(x, saturation)
+    return warp(x, matrix, contrast, brightness)
 
 
 # %% ../nbs/03_augment.ipynb #567ae62a
@@ -399,16 +409,23 @@ class Mixer(_BatchTransform):
         if self.vocab is None:
             self.vocab = getattr(dl, 'vocab', None)
 
-    def augment(self, x, *ys):
-        return _mix_batch(self.parts(), x, *ys, generator=self.generator)
 
-    def targets(self, yb, index, visible, nominal):
-        target = mix_labels(yb, index, visible, self.labels, nominal)
-        if self.no_finding == 'keep':
-            return target
-        if self.vocab is None or len(self.vocab) != yb.shape[1]:
-            raise ValueError(f"no_finding='resolve' needs the names of {yb.shape[1]} labels; give vocab={self.vocab!r}")
-        return _resolve_no_finding(target, self.vocab, self.non_findings)
+# %% ../nbs/03_augment.ipynb #d7a29ca0
+@patch
+def targets(
+    self: Mixer,
+    yb: Tensor,  # (B,L) targets
+    index: Tensor,  # (m,K) places in the batch
+    visible: Tensor,  # (m,K) visible shares
+    nominal: Tensor | None,  # (m,K) nominal shares
+) -> Tensor:  # (m,L)
+    "Targets of mixtures by the mixer's rules"
+    target = mix_labels(yb, index, visible, self.labels, nominal)
+    if self.no_finding == 'keep':
+        return target
+    if self.vocab is None or len(self.vocab) != yb.shape[1]:
+        raise ValueError(f"no_finding='resolve' needs the names of {yb.shape[1]} labels; vocab is {self.vocab!r}")
+    return _resolve_no_finding(target, self.vocab, self.non_findings)
 
 
 # %% ../nbs/03_augment.ipynb #cd8c7292
@@ -450,6 +467,13 @@ def _mix_batch(
             new_x[rows.to(x.device)] = mixed
             new_y[rows.to(y.device)] = mixer.targets(y, index, visible, nominal)
     return new_x, new_y.as_subclass(type(ys[0]))
+
+
+# %% ../nbs/03_augment.ipynb #125628c5
+@patch
+def augment(self: Mixer, x, *ys):
+    "Mix a batch by this mixer alone"
+    return _mix_batch(self.parts(), x, *ys, generator=self.generator)
 
 
 # %% ../nbs/03_augment.ipynb #3af4f0f3

@@ -312,7 +312,7 @@ class Affine(_BatchTransform):
         value_range: tuple[float, float] = (0.0, 1.0),  # Black and white; `ValueError` if a batch exceeds it
         generator: torch.Generator | None = None,  # On the CPU; None is torch's own
     ):
-        _check_between(self, 0, 0.99, zoom=zoom, contrast=contrast)
+        _check_between(self, 0, 1 - 1e-6, zoom=zoom, contrast=contrast)
         _check_between(self, 0, 1, hflip=hflip, brightness=brightness, saturation=saturation)
         _check_between(self, 0, 180, rotate=rotate)
         store_attr()
@@ -396,6 +396,7 @@ class Mixer(_BatchTransform):
         if no_finding not in ('keep', 'resolve'):
             raise ValueError(f'no_finding is {no_finding!r}; it must be keep or resolve')
         store_attr()
+        self.named = vocab is not None
 
     def mix(self, xb, index, generator):
         "Mixtures `(m,C,H,W)`, visible shares `(m,K)`, nominal shares `(m,K)` or None, of images `index` `(m,K)`"
@@ -406,8 +407,8 @@ class Mixer(_BatchTransform):
         return [self]
 
     def setups(self, dl):
-        if self.vocab is None:
-            self.vocab = getattr(dl, 'vocab', None)
+        if not self.named:
+            self.vocab = getattr(dl, 'vocab', self.vocab)
 
 
 # %% ../nbs/03_augment.ipynb #d7a29ca0
@@ -645,7 +646,7 @@ def make_augmentation(
     rule, no_finding = params.get('label_rule', 'clip'), params.get('no_finding', 'keep')
     mixing = dict(labels=rule, no_finding=no_finding, non_findings=non_findings, vocab=labels)
     tfms = _transforms(policy, generator, **mixing)
-    if params.get('bs'):
+    if isinstance(params.get('bs'), int):
         _check_batch_size(tfms, params['bs'] // params.get('processes', 1))
     return tfms
 
@@ -658,4 +659,6 @@ def _check_batch_size(
     for mixer in (o for tfm in tfms if isinstance(tfm, OneOf) for o in tfm.mixers):
         smallest = max(_SMALLEST_BATCH, mixer.images)
         if bs < smallest:
-            raise ValueError(f'{bs} images per batch and process; {type(mixer).__name__} needs at least {smallest}')
+            raise ValueError(
+                f"parameter 'bs' gives {bs} images per process; {type(mixer).__name__} needs at least {smallest}"
+            )

@@ -49,7 +49,7 @@ from fastprogress.fastprogress import ProgressBar
 
 from .data import rows_dl
 from .intervals import beats_chance, bootstrap, chance_level
-from .metrics import average_precision
+from .metrics import METRICS
 
 
 # %% ../nbs/04d_learner.ipynb #44c9a952
@@ -80,7 +80,7 @@ class QuickLearner(Learner):
 
 # %% ../nbs/04d_learner.ipynb #dfd811f0
 def _map(y_true, y_prob):
-    return float(average_precision(y_true, y_prob).mean())
+    return float(METRICS['map'].by_label(y_true, y_prob).mean())
 
 
 def make_learner(
@@ -270,7 +270,8 @@ def evaluate(
     "mAP, mAUC and mF1 (§4.3) with 95 % intervals over patients, beside what chance gets"
     p = pd.DataFrame(probs, columns=y.columns, index=y.index)
     intervals = bootstrap(y, p, patient_id, ['map', 'mauc', 'mf1'], seed=seed)
-    chance, by_label = chance_level(y, p, seed=seed), beats_chance(y, p, seed=seed)
+    chance = chance_level(y, p, seed=seed)
+    by_label = beats_chance(y, p, chance=chance)
     return dict(
         images=len(y),
         patients=int(pd.Series(patient_id).nunique()),

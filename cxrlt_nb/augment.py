@@ -57,7 +57,7 @@ def mosaic_crop(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,4) places in the batch: top left, top right, bottom left, bottom right
     centre: Tensor,  # (n,2) row and column of the meeting point, in pixels
-    corner: Tensor,  # (n,4,2) where each piece is cut, in [0,1): 0 at the image's top or left, near 1 at bottom or right
+    corner: Tensor,  # (n,4,2) where a piece is cut, in [0,1): 0 is top or left, near 1 is bottom or right
 ) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,4) visible shares
     "Mosaic with random crop (§3.3, Figure 3): a piece of each of four images at its original scale"
     c, h, w = xb.shape[1:]

@@ -271,13 +271,14 @@ d = {
             'cxrlt_nb.files.write_json': ('files.html#write_json', 'cxrlt_nb/files.py'),
         },
         'cxrlt_nb.folds': {
+            'cxrlt_nb.folds._group_codes': ('folds.html#_group_codes', 'cxrlt_nb/folds.py'),
+            'cxrlt_nb.folds._label_matrix': ('folds.html#_label_matrix', 'cxrlt_nb/folds.py'),
+            'cxrlt_nb.folds._place': ('folds.html#_place', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds.assign': ('folds.html#assign', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds.fold_report': ('folds.html#fold_report', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds.kfold': ('folds.html#kfold', 'cxrlt_nb/folds.py'),
-            'cxrlt_nb.folds.label_matrix': ('folds.html#label_matrix', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds.leakage': ('folds.html#leakage', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds.split_721': ('folds.html#split_721', 'cxrlt_nb/folds.py'),
-            'cxrlt_nb.folds.unit_codes': ('folds.html#unit_codes', 'cxrlt_nb/folds.py'),
         },
         'cxrlt_nb.intervals': {
             'cxrlt_nb.intervals._as_table': ('intervals.html#_as_table', 'cxrlt_nb/intervals.py'),

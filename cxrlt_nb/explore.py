@@ -67,7 +67,7 @@ def plot_sizes(
     df: pd.DataFrame,  # Study table; images of unknown size are left out
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Height against width, one dot per size, coloured by its number of images; dashed: the paper's extreme ratios (Figure 2)"
+    "Height against width, coloured by the number of images of that size; dashed: the paper's extremes (Figure 2)"
     ratios = _aspect_ratios(df)
     if not len(ratios):
         raise ValueError(
@@ -105,7 +105,7 @@ def plot_classes(
     added: Sequence[str] = ADDED,  # Labels to mark; those that the challenge added
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Positive images of each label on a logarithmic scale, the most common on top; added labels are yellow and starred (Figure 5)"
+    "Positive images of each label, logarithmic, the most common on top; added labels yellow and starred (Figure 5)"
     n = pd.Series(positives).sort_values()
     marked = n.index.isin(added)
     ax = plt.subplots()[1] if ax is None else ax
@@ -146,9 +146,7 @@ def plot_shares(
 def cooccurrence(
     df: pd.DataFrame,  # Study table
     labels: Sequence[str],  # Names of the label columns
-) -> (
-    pd.DataFrame
-):  # (1+C, C): first row the share of all images, then P(column | row); NaN for a label without positives
+) -> pd.DataFrame:  # (1+C, C): share of all images, then P(column | row); NaN without positives
     "How often an image with one label has another, the most common label first"
     y = _labelled(df, labels)
     n = y.sum().sort_values(ascending=False, kind='stable')
@@ -162,7 +160,7 @@ def plot_cooccurrence(
     p: pd.DataFrame,  # From `cooccurrence`
     ax=None,  # Axes to draw on
 ):  # The axes
-    "P(column | row) in percent where it is 3 or more and differs by a quarter from the first row; bold if twice the first row"
+    "P(column | row) in percent if it is 3 or more and a quarter off the first row; bold if twice the first row"
     ax = plt.subplots()[1] if ax is None else ax
     values, overall = p.to_numpy(copy=True), p.to_numpy()[0]
     np.fill_diagonal(values[1:], np.nan)

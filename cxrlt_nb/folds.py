@@ -105,7 +105,7 @@ def kfold(
     by: str = 'patient',  # "patient": no patient in two folds; "image": the published rule, which divides patients
     seed: int = 0,  # Order among equals
 ) -> np.ndarray:  # Fold of each row, 0…n_splits−1
-    "Fold numbers that spread every label's images evenly; §3.5.1. Departure: patients stay together unless `by='image'`"
+    "Fold numbers that spread every label evenly; §3.5.1. Departure: patients stay together unless `by='image'`"
     if n_splits < 2:
         raise ValueError(f'n_splits={n_splits}; it must be two or more')
     if by == 'patient':

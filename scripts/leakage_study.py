@@ -1,105 +1,102 @@
-"""What folds that share patients do to a measured mAP: `python tests/leakage_study.py`.
+"""How much folds that divide patients raise a measured mAP: `python scripts/leakage_study.py`.
 
-Ten small runs on the phantom, five folds by patient and five by image, otherwise alike. Each is scored on the validation images of its fold and on the
-same held-out patients (development and test), which no rule touches: an mAP that leaks is high on the first and not on the second. The same training images
-are validated under both rules, so the difference is paired. Writes `nbs/results/leakage.csv`. About ten minutes on two cores.
+Trains ten small models on the phantom: five folds by patient and five by image, otherwise alike. Each model is scored
+on the validation images of its fold, and on the held-out patients (development and test), which neither rule touches.
+If there is leakage, mAP is higher on the former and not on the latter. Both rules validate the same training images,
+so their difference is paired. Writes `nbs/results/leakage.csv`; takes about ten minutes on two cores.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cxrlt_nb import ensemble, folds, intervals, predict, runs
+from cxrlt_nb import cli
+from cxrlt_nb.ensemble import out_of_fold
+from cxrlt_nb.files import home
+from cxrlt_nb.folds import kfold, leakage
+from cxrlt_nb.intervals import percentile_interval, replicates
+from cxrlt_nb.metrics import METRICS
+from cxrlt_nb.predict import run_table
+from cxrlt_nb.runs import open_run, read_predictions, write_result
 
-BIN, ROOT = Path(sys.executable).parent, Path(__file__).parent.parent
-PRESET = dict(data='phantom', scale='demo', images=1500, epochs=8, threads=1)
-RULES, K = ['patient', 'image'], 5
-
-
-def run(rule, fold):
-    "Train, or find the finished run; opened"
-    out = files.home() / 'runs/leakage' / f'{rule}-{fold}'
-    if not (out / 'record.json').exists():
-        args = [str(o) for k, v in (PRESET | dict(fold=fold, fold_by=rule, out=out)).items() for o in ('-p', k, v)]
-        subprocess.run(
-            [
-                BIN / 'papermill',
-                '--log-level',
-                'WARNING',
-                '--no-progress-bar',
-                ROOT / 'nbs/05_train.ipynb',
-                f'{out}.ipynb',
-                *args,
-            ],
-            check=True,
-            env=dict(os.environ, JUPYTER_PREFER_ENV_PATH='1'),
-        )
-    found = predict.open_run(out)
-    if (found.p.fold_by, found.p.fold) != (rule, fold):
-        raise ValueError(f'{out} is fold {found.p.fold} by {found.p.fold_by}; delete that folder')
-    return found
+RESULT = Path(__file__).parent.parent / 'nbs/results/leakage.csv'
+PARAMETERS = dict(data='phantom', preset='demo', images=1500, epochs=8, threads=1)
+RULES = ['patient', 'image']
+N_FOLDS = 5
 
 
-def saved(run, *parts):
-    return pd.concat([runs.read_predictions(run.folder / f'predictions/{o}.parquet') for o in parts])
+def train(rule, fold):
+    "Train one fold by one rule, unless its run is finished; the run"
+    out = home() / f'runs/leakage/{rule}-{fold}'
+    parameters = PARAMETERS | dict(fold=fold, fold_by=rule, out=out)
+    arguments = [text for name, value in parameters.items() for text in (f'--{name}', str(value))]
+    if cli.main(['train', *arguments]):
+        raise SystemExit(f'the training of {out} failed')
+    run = open_run(out)
+    if (run.p.fold_by, run.p.fold) != (rule, fold):
+        raise ValueError(f'{out} is fold {run.p.fold} by {run.p.fold_by}; delete that folder')
+    return run
+
+
+def saved(run, *splits):
+    "Saved predictions of some splits, one below the other"
+    return pd.concat([read_predictions(run.folder / f'predictions/{split}.parquet') for split in splits])
+
+
+def score(predictions, df, labels):
+    "Mean mAP of several predictions of the same images: value, replicates and targets"
+    rows = df.loc[predictions[0].index]
+    y = rows[labels].astype(int)
+    values, reps = [], []
+    for p in predictions:
+        p = p.loc[y.index, labels]
+        values.append(METRICS['map'].by_label(y, p).mean())
+        reps.append(replicates(y, p, rows.patient_id)['map'].loc[:, y.any()].mean(axis=1))
+    return np.mean(values), np.mean(reps, axis=0), y
+
+
+def score_rule(runs, df, labels):
+    "Scores of the five models of one rule: on their validation images, and on the held-out patients"
+    validation = out_of_fold([saved(run, 'validation') for run in runs]).sort_index()
+    held_out = [saved(run, 'development', 'test') for run in runs]
+    return {'validation': score([validation], df, labels), 'test': score(held_out, df, labels)}
+
+
+def table_row(rule, where, scored, df, leak):
+    "One line of the table"
+    value, reps, y = scored
+    counts = dict(models=N_FOLDS, images=len(y), patients=df.loc[y.index].patient_id.nunique())
+    leaks = dict(patient_leak=leak.patient, study_leak=leak.study)
+    return dict(rule=rule, where=where, **counts, **leaks, value=value, **percentile_interval(reps))
+
+
+def difference_row(where, patient, image):
+    "Image minus patient, on the same images and draws"
+    (value_a, reps_a, y_a), (value_b, reps_b, y_b) = patient, image
+    if not y_a.index.equals(y_b.index):
+        raise ValueError(f'{where}: the rules were scored on different images; the difference would not be paired')
+    return dict(
+        rule='image minus patient', where=where, value=value_b - value_a, **percentile_interval(reps_b - reps_a)
+    )
 
 
 def main():
-    (files.home() / 'runs/leakage').mkdir(parents=True, exist_ok=True)
-    opened = {r: [run(r, k) for k in range(K)] for r in RULES}
-    table = predict.run_table(opened['patient'][0])
-    df, labels = table.df.set_index('image_id'), table.labels
-    reps, rows = {}, []
-    for r in RULES:
-        leak = folds.leakage(
-            train := table.df[table.df.split == 'train'], folds.kfold(train, labels, K, r, opened[r][0].p.split_seed)
-        ).mean()
-        oof, held = (
-            ensemble.out_of_fold([saved(o, 'validation') for o in opened[r]]),
-            [saved(o, 'development', 'test') for o in opened[r]],
-        )
-        for where, sets in dict(validation=[oof.sort_index()], test=held).items():
-            t = df.loc[sets[0].index]
-            y = t[labels].astype(int)
-            every = [
-                intervals.replicates(y, p.loc[y.index, labels], t.patient_id)['map'].loc[:, y.any()].mean(axis=1)
-                for p in sets
-            ]
-            value = np.mean([intervals.by_label('map', y, p.loc[y.index, labels]).mean() for p in sets])
-            reps[r, where] = np.mean(every, axis=0), value, y.index
-            rows.append(
-                dict(
-                    rule=r,
-                    where=where,
-                    models=K,
-                    images=len(y),
-                    patients=t.patient_id.nunique(),
-                    patient_leak=leak.patient,
-                    study_leak=leak.study,
-                    value=value,
-                )
-                | intervals.percentile_interval(reps[r, where][0])
-            )
-    for where in ('validation', 'test'):
-        (a, va, ia), (b, vb, ib) = (reps[r, where] for r in RULES)
-        if not ia.equals(ib):
-            raise ValueError(
-                f'{where}: the two rules were scored on different images; the difference would not be paired'
-            )
-        rows.append(dict(rule='image minus patient', where=where, value=vb - va) | intervals.percentile_interval(b - a))
-    table = pd.DataFrame(rows)
-    runs.write_result(
-        ROOT / 'nbs/results/leakage.csv',
-        table,
-        [o for r in RULES for o in opened[r]],
-        made_by='tests/leakage_study.py',
-        interval='95 %, 1,000 replicates over patients, seed 0',
-    )
-    print(table.round(4).to_string())
+    runs = {rule: [train(rule, fold) for fold in range(N_FOLDS)] for rule in RULES}
+    table = run_table(runs['patient'][0])
+    train_rows, df = table.df[table.df.split == 'train'], table.df.set_index('image_id')
+    rows, scored = [], {}
+    for rule in RULES:
+        fold = kfold(train_rows, table.labels, N_FOLDS, rule, runs[rule][0].p.split_seed)
+        scored[rule] = score_rule(runs[rule], df, table.labels)
+        leak = leakage(train_rows, fold).mean()
+        rows += [table_row(rule, where, result, df, leak) for where, result in scored[rule].items()]
+    rows += [difference_row(where, *(scored[rule][where] for rule in RULES)) for where in ('validation', 'test')]
+    result = pd.DataFrame(rows)
+    all_runs = [run for rule in RULES for run in runs[rule]]
+    interval = '95 %, 1,000 replicates over patients, seed 0'
+    write_result(RESULT, result, all_runs, made_by='scripts/leakage_study.py', interval=interval)
+    print(result.round(4).to_string())
 
 
 if __name__ == '__main__':

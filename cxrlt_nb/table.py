@@ -177,7 +177,7 @@ def _check_hierarchy(
             found, expected = (_show_value(df[column].iloc[o]) for o in (row, other))
             raise ValueError(
                 f'{_name_row(df.index[row])}, column {column!r}: found {found}, but {_name_row(df.index[other])} '
-                f'of the same study {df.study_id.iloc[row]!r} has {expected}; a study has one patient and one set of labels'
+                f'of the same study {df.study_id.iloc[row]!r} has {expected}; all images of a study share them'
             )
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 from graph import devices, start, wait
 
 from cxrlt_nb.runs import read_result
@@ -69,9 +70,9 @@ def records(home):
 
 
 def histories(home):
-    "The history of each training without its last column, images/s"
+    "The history of each training without its speed"
     files = (home / 'runs/extended').glob('*/history.csv')
-    return {file.parent.name: [line.rsplit(',', 1)[0] for line in file.read_text().splitlines()] for file in files}
+    return {file.parent.name: pd.read_csv(file).drop(columns='images_per_s').to_csv() for file in files}
 
 
 def numbers(home):
@@ -102,7 +103,9 @@ def check_interrupted(home, seconds, rng):
         interrupt(process)
         half = sum((folder / 'checkpoint.pt').exists() for folder in (home / 'runs/extended').glob('*'))
         now = records(home)
-        print(f'interrupted after {after:.0f} s ({k + 1}): {len(now)} of 6 trainings finished, {half} begun', flush=True)
+        print(
+            f'interrupted after {after:.0f} s ({k + 1}): {len(now)} of 6 trainings finished, {half} begun', flush=True
+        )
         assert all(now[name] == t for name, t in before.items()), 'a finished training was repeated'
         if done:
             return

@@ -1,21 +1,28 @@
-# The few commands a person types. `make train` and `make test` work on a fresh machine with git, make and Python 3.11 to 3.13.
+# `make` lists the commands. They need git, make and Python 3.11 to 3.13; the first one installs everything into .venv/.
 PYTHON ?= python3
 BIN := .venv/bin
+SOURCES := nbs cxrlt_nb tests scripts docs setup.py
+PAPERMILL := $(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
-# Compiled modules are kept: without them each kernel compiles some thousand files again.
+# Keep compiled modules: without them every kernel compiles thousands of files again.
 export PYTHONDONTWRITEBYTECODE :=
-.PHONY: train study study-extended bench bench-check test test-kill test-study test-slurm compare-nih ensemble-report leakage-study export lock docs test-docs
+.DEFAULT_GOAL := help
+.PHONY: help train study study-extended test test-kill test-study test-slurm test-docs bench bench-check docs
+.PHONY: format lint export lock compare-nih ensemble-report leakage-study
 
-train: .venv/ready  ## a first look: draw the phantom, train on it, say how far from chance it is
+help:  ## List the commands
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{ printf "make %-18s %s\n", $$1, $$2 }'
+
+train: .venv/ready  ## First look: make the phantom, train a small model on it, compare it with chance (4 minutes)
 	@mkdir -p runs
-	$(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/05_train.ipynb runs/train.ipynb
+	$(PAPERMILL) nbs/05_train.ipynb runs/train.ipynb
 
-test: .venv/ready  ## every notebook's lessons, the command line, and the state of the repository
+test: .venv/ready  ## Run every notebook's tests, then pytest (8 minutes on two cores)
 	$(BIN)/nbdev_test --n-workers 2
 	$(BIN)/pytest
 
-test-kill: .venv/ready  ## kill -9 at twelve random moments of caching and training, resumed each time
+test-kill: .venv/ready  ## Interrupt caching and training at twelve random moments; each must resume
 	$(BIN)/python tests/kill.py
 
 # make study ROWS=8 DATA=nih ROOT=/data/nih: some rows only, on other data; make study-extended GROUP=loss: a group or a configuration of nbs/07_ablation.ipynb.
@@ -42,51 +49,61 @@ test-study: .venv/ready  ## the study's graph at a tiny preset: killed and resum
 test-slurm: .venv/ready  ## rows of Table 2 through Slurm on this machine, against the same without it; as root; some five minutes
 	$(BIN)/python tests/slurm.py
 
-bench: runs/bench.json  ## speed beside what one would use instead, into nbs/results/bench.json; on a quiet machine, about eight minutes
+bench: runs/bench.json  ## Measure speed against alternatives, into nbs/results/bench.json (8 minutes, quiet machine)
 	cp $< nbs/results/bench.json
 
-bench-check: runs/bench.json  ## the same, compared: fails where a ratio is below 80 % of the committed one
+bench-check: runs/bench.json  ## Measure again; fail if a ratio is below 80 % of the committed one
 	$(BIN)/python -m cxrlt_nb.bench.figures $< nbs/results/bench.json
 
 .PHONY: runs/bench.json
 runs/bench.json: .venv/ready
 	@mkdir -p runs && rm -f $@
-	for o in 01_input 02_training 03_evaluation; do $(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar nbs/bench/$$o.ipynb runs/bench_$$o.ipynb -p out $(CURDIR)/$@ || exit 1; done
+	for name in 01_input 02_training 03_evaluation; do \
+		$(PAPERMILL) nbs/bench/$$name.ipynb runs/bench_$$name.ipynb -p out $(CURDIR)/$@ || exit 1; \
+	done
 
-docs: .venv/ready docs/node_modules/ready  ## the site, into _site/: nothing is run; KaTeX comes from npm
+docs: .venv/ready docs/node_modules/ready  ## Build the site into _site/ without running a notebook
 	$(BIN)/python docs/build.py
 
-test-docs: docs  ## the site as a reader has it, in Chromium, on a desktop and on a phone, light and dark
+test-docs: docs  ## Open every page of the site in Chromium: desktop and phone, light and dark
 	$(BIN)/pytest tests/browse.py
 
 docs/node_modules/ready: docs/package.json docs/package-lock.json
-	@command -v npm > /dev/null || { echo 'npm is missing: apt-get install npm, or any Node 18 or later' >&2; exit 1; }
+	@command -v npm > /dev/null || { echo 'npm is missing: apt-get install npm, or install Node 18 or later' >&2; exit 1; }
 	npm ci --prefix docs --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
-export: .venv/ready  ## notebooks to modules, clean notebooks, README
-	$(BIN)/ruff format --quiet nbs tests docs setup.py
+format: .venv/ready  ## Format notebooks, modules, tests and scripts, and fix what ruff can fix
+	$(BIN)/ruff check --quiet --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+lint: .venv/ready  ## Check format and style; change nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+export: .venv/ready  ## Write the modules and README.md from the notebooks, and clean the notebooks
+	$(BIN)/ruff format --quiet $(SOURCES)
 	$(BIN)/nbdev-export
 	$(BIN)/ruff format --quiet cxrlt_nb
 	$(BIN)/nbdev-clean
-	$(BIN)/python tests/readme.py
+	$(BIN)/python scripts/readme.py
 
-lock: .venv/ready  ## every version with its hashes, for Linux and Python 3.11 to 3.13
+lock: .venv/ready  ## Write requirements.lock: every version with its hashes, for Python 3.11 to 3.13
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml -o requirements.lock
 
 .venv/ready: requirements.lock settings.ini setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is wanted, {v[0]}.{v[1]} found; say PYTHON=/path/to/python")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python must be 3.11 to 3.13; {v[0]}.{v[1]} found. Set PYTHON=/path/to/python")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
 
-compare-nih: .venv/ready  ## ImageNet weights against scratch on real radiographs: make compare-nih ROOT=/data/nih
-	$(BIN)/python tests/nih.py $(ROOT)
+compare-nih: .venv/ready  ## Compare ImageNet weights with random ones on real radiographs: ROOT=/data/nih
+	$(BIN)/python scripts/nih.py $(ROOT)
 
-ensemble-report: .venv/ready  ## folds, TTA, fold mean, blend and study mean from saved predictions: make ensemble-report RUNS="runs/a runs/b …"
-	$(BIN)/python tests/folds_report.py $(RUNS)
+ensemble-report: .venv/ready  ## Report folds, TTA and ensembles from saved predictions: RUNS="runs/a runs/b"
+	$(BIN)/python scripts/folds_report.py $(RUNS)
 
-leakage-study: .venv/ready  ## what folds that share patients do to a measured mAP: ten small runs, about ten minutes
-	$(BIN)/python tests/leakage_study.py
+leakage-study: .venv/ready  ## Measure what image-level folds do to a validation mAP: ten small runs (10 minutes)
+	$(BIN)/python scripts/leakage_study.py

@@ -1,4 +1,4 @@
-"""What the training notebook does where its parameters leave the choice open
+"""The training parameters with their types, ranges and defaults, and the presets that fill in what you leave open
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/config.html.md"""
 
@@ -10,27 +10,39 @@ __all__ = [
     'STAND_INS',
     'pick_preset',
     'spend',
-    'spend_held_out',
-    'take_patients',
     'choose_rows',
-    'check_parameters',
-    'resolve',
+    'split_names',
+    'TrainConfig',
+    'load_plugins',
+    'read_parameters',
 ]
 
 # %% ../nbs/05a_config.ipynb #bf350bd7
 import difflib
-from typing import Any, get_args
+import importlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import AttrDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .augment import AUGMENTATIONS, MIXERS, make_policy
+from .augment import AUGMENTATIONS, MIXERS
+from .cache import RESIZE_RULES
+from .datasets import READERS as DATASETS
 from .folds import kfold
+from .losses import LOSSES
+from .models import check_arch
 
 # %% ../nbs/05a_config.ipynb #6176732b
-#: What a parameter that was not given becomes. `budget`: pixels of training images that a run may pass through the network.
-PRESETS = dict(
+#: What a parameter becomes that was not given, by preset; a new preset is one entry.
+#: `budget` is the number of training pixels that may pass through the network, None is no limit.
+PRESETS: dict[str, dict[str, Any]] = dict(
     paper=dict(
         arch='tf_efficientnetv2_s',
         weights='pretrained',
@@ -46,7 +58,7 @@ PRESETS = dict(
         arch='test_efficientnet',
         weights='scratch',
         size=64,
-        epochs=20,
+        epochs=None,  # as many as the budget buys, 20 at most
         lr=3e-3,
         schedule='one_cycle',
         bs=32,
@@ -54,61 +66,76 @@ PRESETS = dict(
         budget=5e8,
     ),
 )
-#: The toy twin of each of the paper's backbones: the same family, some 0.3 M parameters.
+#: The small stand-in of each of the paper's backbones.
 STAND_INS = dict(
     tf_efficientnetv2_s='test_efficientnet', convnext_tiny='test_convnext', convnext_small='test_convnext2'
 )
 
 
+# %% ../nbs/05a_config.ipynb #e1561b6a
+def _one_of(
+    value: str,  # A name that a user gave
+    known: Collection[str],  # The names that exist
+) -> str:  # e.g. "one of focal, bce, asl; did you mean 'focal'?"
+    "What `value` must be, with the closest known name"
+    near = difflib.get_close_matches(str(value), known, 1)
+    return f'one of {", ".join(known)}' + (f'; did you mean {near[0]!r}?' if near else '')
+
+
 def pick_preset(
-    preset: str = 'auto',  # "paper", "demo", or "auto": paper where there is an accelerator
-) -> str:  # "paper" or "demo"
-    "The preset of a run; `ValueError` where the word is not known"
-    if preset not in ('auto', *PRESETS):
-        raise ValueError(f'unknown preset {preset!r}; known are auto, {", ".join(PRESETS)}')
-    return ('paper' if torch.cuda.is_available() else 'demo') if preset == 'auto' else preset
+    preset: str = 'auto',  # A name in `PRESETS`, or "auto"
+) -> str:  # A name in `PRESETS`
+    "The preset of a run: `auto` becomes `paper` if there is an accelerator, else `demo`; `ValueError` for an unknown name"
+    known = ['auto', *PRESETS]
+    if preset not in known:
+        raise ValueError(f"parameter 'preset' is {preset!r}; it must be {_one_of(preset, known)}")
+    if preset != 'auto':
+        return preset
+    return 'paper' if torch.cuda.is_available() else 'demo'
 
 
 # %% ../nbs/05a_config.ipynb #885728d5
+class _Spending(NamedTuple):
+    "What a budget buys"
+
+    images: int  # Training images
+    epochs: int
+    held_out: int | None  # Images of the development and the test split together; None is all
+
+
 def spend(
-    budget: float | None,  # Pixels of training images to pass through the network; none is no limit
+    budget: float | None,  # Training pixels that may pass through the network; None is no limit
     size: int,  # Side of an image in pixels
-    available: int,  # Training images there are
-    epochs: int | None = None,  # Epochs, if they are given
-    images: int | None = None,  # Training images, if they are given
-    most: int = 20,  # The most epochs to run where they are not given
-) -> tuple[int, int]:  # (images, epochs)
-    "How many images, and how often each, a budget of pixels buys; what is given is taken as it is"
-    passes = int(budget / size**2) if budget else available * most
+    available: int,  # Training images that exist
+    epochs: int | None = None,  # Epochs, if given
+    images: int | None = None,  # Training images, if given
+    most_epochs: int = 20,  # The most epochs if they are not given
+    most_held_out: int = 4200,  # The most held-out images
+) -> _Spending:
+    "How many images and epochs a budget of pixels buys; what is given is kept"
+    passes = int(budget / size**2) if budget else available * most_epochs
     if epochs is None:
-        epochs = max(2, min(most, passes // min(images or available, 1000)))
+        epochs = max(2, min(most_epochs, passes // min(images or available, 1000)))
     if images is None:
         images = max(1, passes // max(1, epochs))
-    return min(images, available), epochs
-
-
-def spend_held_out(
-    budget: float | None,  # Pixels, as for `spend`
-    size: int,  # Side of an image in pixels
-    most: int = 4200,  # The most images that are needed for a verdict
-) -> int | None:  # Images of the development and the test split together; none is all
-    "How many held-out images to look at: half the budget, for they go through the network before and after training, and forward only"
-    return min(most, int(budget / 2 / size**2)) if budget else None
+    held_out = min(most_held_out, int(budget / 2 / size**2)) if budget else None
+    return _Spending(min(images, available), epochs, held_out)
 
 
 # %% ../nbs/05a_config.ipynb #76e1ddaf
-def take_patients(
-    patient_ids,  # Patient of each row
-    n: int | None,  # Wanted rows; none is all
+def _take_patients(
+    patient_ids,  # Patient of each row, (N,)
+    n: int | None,  # Rows to take; None is all
     seed: int = 0,  # Order in which patients are taken
 ) -> np.ndarray:  # Positions of the chosen rows, in their order
-    "At most `n` rows, of whole patients (one patient at least)"
+    "At most `n` rows of whole patients, but one patient at least"
     code, ids = pd.factorize(np.asarray(patient_ids))
     if n is None or n >= len(code):
         return np.arange(len(code))
     order = np.random.default_rng(seed).permutation(len(ids))
-    sizes = np.bincount(code)[order]
-    return np.flatnonzero(np.isin(code, order[: max(1, np.searchsorted(sizes.cumsum(), n, side='right'))]))
+    rows_so_far = np.bincount(code)[order].cumsum()
+    n_patients = max(1, np.searchsorted(rows_so_far, n, side='right'))
+    return np.flatnonzero(np.isin(code, order[:n_patients]))
 
 
 # %% ../nbs/05a_config.ipynb #4e1bf01a
@@ -119,138 +146,312 @@ def choose_rows(
     n_folds: int = 5,  # K of §3.5.1
     by: str = 'patient',  # See `kfold`
     split_seed: int = 0,  # Seed of the folds
-    budget: float | None = None,  # Pixels, see `spend`
+    budget: float | None = None,  # See `spend`
     size: int = 224,  # Side of an image in pixels
     epochs: int | None = None,  # If given
     images: int | None = None,  # Training images, if given
     held_out: int | None = None,  # Images of development and test together, if given
-) -> tuple[dict, int]:  # (row positions of "train", "validation", "development" and "test"; epochs)
-    "The rows a run uses, whole patients of each part, and how often it sees those it learns from"
+) -> tuple[dict, int]:  # Row positions of "train", "validation", "development" and "test"; epochs
+    "The rows that a run uses, whole patients of each part, and its epochs"
     split, patient = df.split.to_numpy(), df.patient_id.to_numpy()
-    at = np.flatnonzero(split == 'train')
-    folds = kfold(df.iloc[at], labels, n_folds, by, seed=split_seed)
-    parts = dict(
-        train=at[folds != fold],
-        validation=at[folds == fold],
-        **{s: np.flatnonzero(split == s) for s in ('development', 'test')},
+    training = np.flatnonzero(split == 'train')
+    folds = kfold(df.iloc[training], labels, n_folds, by, seed=split_seed)
+    parts = dict(train=training[folds != fold], validation=training[folds == fold])
+    parts |= {o: np.flatnonzero(split == o) for o in ('development', 'test')}
+
+    bought = spend(budget, size, len(parts['train']), epochs, images)
+    held_out = held_out or bought.held_out
+    most = dict(train=bought.images, validation=held_out)
+    n_held_out = len(parts['development']) + len(parts['test'])
+    for o in ('development', 'test'):
+        most[o] = held_out and max(1, held_out * len(parts[o]) // n_held_out)
+    rows = {k: v[_take_patients(patient[v], most[k], split_seed)] for k, v in parts.items()}
+    return rows, bought.epochs
+
+
+# %% ../nbs/05a_config.ipynb #8a14cf04
+_WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text', NoneType: 'None'}
+_LIMITS = dict(ge='{:g} or more', gt='more than {:g}', le='at most {:g}', lt='less than {:g}')
+
+
+def _kinds(
+    annotation: Any,  # A type or a union of types
+) -> tuple:  # The types
+    "The types that a union is made of"
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _in_words(
+    kind: Any,  # A type, perhaps `Literal` or `Annotated`
+    metadata: Collection = (),  # Limits, as pydantic keeps them in a field
+) -> str:  # e.g. "a whole number, 16 or more"
+    "A type and its limits in words"
+    if get_origin(kind) is Literal:
+        return f'one of {", ".join(get_args(kind))}' if len(get_args(kind)) > 1 else repr(get_args(kind)[0])
+    if get_origin(kind) is Annotated:
+        kind, field = get_args(kind)
+        metadata = field.metadata
+    limits = [text.format(getattr(o, k)) for o in metadata for k, text in _LIMITS.items() if hasattr(o, k)]
+    return ', '.join([_WORDS[kind], *limits])
+
+
+def _must_be(
+    field: Any,  # A field of a pydantic model
+) -> str:  # e.g. "a whole number, 16 or more, or None"
+    "What the value of a field must be"
+    number = (int, float)
+    words = [_in_words(o, field.metadata if o in number else ()) for o in _kinds(field.annotation)]
+    return ', or '.join(words)
+
+
+# %% ../nbs/05a_config.ipynb #536913f0
+class _Preset(BaseModel):
+    model_config = ConfigDict(extra='forbid', strict=True)
+    preset: str = Field('auto', description='paper, demo, or auto: paper if there is an accelerator, else demo')
+    plugins: str = Field('', description='Modules to import first, separated by ";"; each may add to a registry')
+
+
+class _Data(BaseModel):
+    data: str = Field('phantom', description='phantom, nih (ChestX-ray14) or cxrlt (MIMIC-CXR-JPG, CXR-LT labels)')
+    root: str = Field('', description='Folder of the release; if empty, a phantom is drawn')
+    labels: str = Field('', description='Findings to learn, separated by ";"; all if empty')
+    images: int | None = Field(None, ge=1, description='Training images, whole patients; None: what the budget buys')
+    held_out: int | None = Field(None, ge=1, description='Images of development and test; None: what the budget buys')
+    difficulty: float = Field(0.4, ge=0, le=1, description='Of a phantom that is drawn: 0 is easy')
+    label_noise: float = Field(
+        0.05, ge=0, le=1, description="Of a phantom that is drawn: share of studies with another study's labels"
     )
-    n, epochs = spend(budget, size, len(parts['train']), epochs, images)
-    seen = held_out or spend_held_out(budget, size)
-    whole = len(parts['development']) + len(parts['test'])
-    most = dict(
-        train=n, validation=seen, **{s: seen and max(1, seen * len(parts[s]) // whole) for s in ('development', 'test')}
+
+
+class _Input(BaseModel):
+    size: int | None = Field(None, ge=16, description='Side of the square image in pixels; the paper: 224, 512, 768')
+    resize: str = Field('squish', description='squish (the paper), pad or crop')
+    mean: float | None = Field(None, description='Subtracted from gray in [0,1]; the paper subtracts nothing')
+    std: float = Field(1.0, gt=0, description='Then divided by this')
+
+
+# %% ../nbs/05a_config.ipynb #5dd3b910
+class _Augmentation(BaseModel):
+    augment: str | None = Field(None, description='none, basic, or paper (basic, CutOut and image mixing)')
+    zoom: float | None = Field(None, ge=0, lt=1, description='Magnification, 1 ± this')
+    hflip: float | None = Field(None, ge=0, le=1, description='Probability of a horizontal flip')
+    rotate: float | None = Field(None, ge=0, le=180, description='Degrees, ± this')
+    contrast: float | None = Field(None, ge=0, lt=1, description='Gain about middle gray, 1 ± this')
+    brightness: float | None = Field(None, ge=0, le=1, description='Added gray, ± this')
+    saturation: float | None = Field(None, ge=0, le=1, description='1 ± this; does nothing to a gray image')
+    cutout: float | None = Field(None, ge=0, le=1, description='Probability of CutOut, a blank square')
+    cutout_size: float | None = Field(None, ge=0, le=1, description="Side of the square as a share of the image's")
+    mixup: float | None = Field(None, ge=0, le=1, description='Probability of MixUp; at most one mixing per image')
+    cutmix: float | None = Field(None, ge=0, le=1, description='Probability of CutMix')
+    mosaic_crop: float | None = Field(None, ge=0, le=1, description='Probability of a mosaic of crops')
+    mosaic_resize: float | None = Field(None, ge=0, le=1, description='Probability of a mosaic of resized images')
+    label_rule: Literal['clip', 'mean', 'area'] = Field(
+        'clip', description='Labels of a mixed image: clip (the union, the paper), mean or area'
     )
-    return {s: r[take_patients(patient[r], most[s], split_seed)] for s, r in parts.items()}, epochs
+    no_finding: Literal['keep', 'resolve'] = Field(
+        'keep', description='No Finding beside findings in a mixed image: keep (the paper) or resolve'
+    )
+    non_findings: str = Field('Support Devices', description='Labels, separated by ";", that are no findings')
 
 
-# %% ../nbs/05a_config.ipynb #6bc2b285
-def _fits(
-    value,  # What was given
-    kind: Any,  # An annotation: a type, or a union like `Optional[int]`
-) -> bool:
-    "Whether `value` may stand where `kind` is wanted; an integer may stand for a float, a bool not for an int"
-    kinds = get_args(kind) or (kind,)
-    return type(value) in kinds or (type(value) is int and float in kinds)
+# %% ../nbs/05a_config.ipynb #24b514ae
+class _Folds(BaseModel):
+    fold: int = Field(0, ge=0, description='The fold to validate on')
+    n_folds: int = Field(5, ge=2, description='Number of folds, K')
+    fold_by: Literal['patient', 'image'] = Field(
+        'patient', description='patient, or image (the published rule, which leaks)'
+    )
+    split_seed: int = Field(0, ge=0, description='Seed of the folds, and of splits that a dataset lacks')
 
 
-def check_parameters(
-    names: dict,  # `globals()` of the notebook, right after the parameters cell (and what papermill has put after it)
-) -> dict:  # Each annotated parameter and its value
-    "The notebook's parameters; `ValueError` for an unknown name, `TypeError` for a value of the wrong type"
-    kinds, at_first = (
-        names['__annotations__'],
-        names.setdefault('_names_at_first', set(names)),
-    )  # a cell that is run again finds later cells' names
-    given = {
-        k: names[k]
-        for k in at_first
-        if not k.startswith('_')
-        and k not in ('In', 'Out')
-        and (k in kinds or isinstance(names[k], (int, float, str, list, tuple, dict, type(None))))
-    }
-    for k in given:
-        if k not in kinds:
-            near = difflib.get_close_matches(k, kinds, 1)
-            raise ValueError(
-                f'unknown parameter {k!r}'
-                + (f'; did you mean {near[0]!r}?' if near else f'; known are {", ".join(kinds)}')
-            )
-        if not _fits(given[k], kinds[k]):
-            raise TypeError(
-                f'parameter {k!r} is {given[k]!r}; {" or ".join("nothing" if o is type(None) else o.__name__ for o in get_args(kinds[k]) or [kinds[k]])} is wanted'
-            )
-    return {k: float(given[k]) if kinds[k] is float else given[k] for k in kinds}
+class _Model(BaseModel):
+    arch: str | None = Field(
+        None, description="Any timm model; the paper's: tf_efficientnetv2_s, convnext_tiny, convnext_small"
+    )
+    weights: str | None = Field(None, description="pretrained (timm's), scratch, or a local file")
+    drop_rate: float = Field(0.2, ge=0, le=1, description='Dropout before the classifier; not in the paper')
 
 
-# %% ../nbs/05a_config.ipynb #8d81b405
-def _at_least(low):
-    return (lambda v: v >= low), f'{low} or more'
+class _Loss(BaseModel):
+    loss: str = Field('focal', description='focal (the paper), bce or asl')
+    gamma: float = Field(2.0, ge=0, description='focal: focusing parameter')
+    alpha: float = Field(0.25, ge=0, le=1, description='focal: weight of a positive')
+    balance: bool = Field(True, description='focal: apply alpha')
+    label_smoothing: float = Field(0.01, ge=0, le=1, description='focal and bce: label smoothing')
 
 
-def _share():
-    return (lambda v: 0 <= v <= 1), 'a number from 0 to 1'
+# %% ../nbs/05a_config.ipynb #6aa98ad9
+class _Optimiser(BaseModel):
+    epochs: int | None = Field(None, ge=0, description='The paper has 20; 0 leaves the model untrained')
+    bs: Annotated[int, Field(ge=2)] | Literal['auto'] | None = Field(
+        None, description='Images per batch, not in the paper; auto: as many as fit on the GPU'
+    )
+    lr: float | None = Field(None, gt=0, description='Learning rate; the paper has 1e-4')
+    schedule: Literal['constant', 'one_cycle'] | None = Field(None, description='constant (the paper) or one_cycle')
+    wd: float = Field(0.0, ge=0, description='L2 penalty')
+    body_lr: float = Field(
+        1.0, ge=0, description="Body's learning rate as a multiple of the classifier's; 0 freezes it"
+    )
 
 
-def _one_of(*words):
-    return (lambda v: v in words), f'one of {", ".join(words)}'
+class _Machine(BaseModel):
+    seed: int = Field(0, ge=0, description='Seed of weights, dropout and sampling')
+    precision: Literal['fp32', 'bf16'] | None = Field(None, description='fp32, or bf16 (the default on a GPU)')
+    threads: int | None = Field(None, ge=1, description='Threads of torch; None: one per core')
+    processes: int = Field(1, ge=1, description='Processes that share each batch, one GPU each (the paper has four)')
+    num_workers: int | None = Field(
+        None, ge=0, description='Loader processes of each; None: 0 on a CPU, up to 8 with a GPU'
+    )
+    callbacks: str = Field('', description='Extra callbacks, separated by ";": names, or package.module:factory')
+    metrics: str = Field('', description='Extra metrics of each epoch, separated by ";": names, or package.module:name')
+    out: str = Field('', description="The run's folder; if empty, a folder under runs/ is named after the run")
 
 
-_LIMITS = dict(
-    size=_at_least(16),
-    epochs=_at_least(0),
-    bs=((lambda v: v == 'auto' or type(v) is int and v >= 2), '2 or more, or auto,'),
-    images=_at_least(1),
-    held_out=_at_least(1),
-    n_folds=_at_least(2),
-    fold=_at_least(0),
-    seed=_at_least(0),
-    lr=((lambda v: v > 0), 'more than 0'),
-    wd=_at_least(0),
-    body_lr=_at_least(0),
-    drop_rate=_share(),
-    label_smoothing=_share(),
-    alpha=_share(),
-    gamma=_at_least(0),
-    difficulty=_share(),
-    label_noise=_share(),
-    threads=_at_least(1),
-    processes=_at_least(1),
-    num_workers=_at_least(0),
-    schedule=_one_of('constant', 'one_cycle'),
-    precision=_one_of('fp32', 'bf16'),
-    fold_by=_one_of('patient', 'image'),
-    loss=_one_of('focal', 'bce', 'asl'),
-    resize=_one_of('squish', 'pad', 'crop'),
-    label_rule=_one_of('clip', 'mean', 'area'),
-    no_finding=_one_of('keep', 'resolve'),
+# %% ../nbs/05a_config.ipynb #aeb35914
+#: Parameters whose value is a registered name.
+_REGISTRIES: dict[str, Collection[str]] = dict(
+    data=DATASETS,
+    resize=RESIZE_RULES,
+    augment=AUGMENTATIONS,
+    loss=LOSSES,
 )
 
 
-def resolve(
-    given: dict,  # From `check_parameters`
-) -> dict:  # The same with no preset's choice left open, and `preset` and `budget` as they are
-    "Fill what was left open from the run's preset; `ValueError` for a value out of range"
-    preset = pick_preset(given['preset'])
-    if given.get('bs') == 'auto' and not torch.cuda.is_available():
-        given = given | dict(bs=None)  # there is no card to fill: the preset's choice
-    p = {k: PRESETS[preset].get(k) if v is None else v for k, v in given.items()} | dict(
-        preset=preset, budget=PRESETS[preset]['budget']
-    )
-    if preset == 'demo' and 'bs' in given and given['bs'] is None and p['size'] > 256:
-        p['bs'] = 8  # few images still make many steps, and fit a laptop's memory
-    if 'precision' in p:
-        p['precision'] = p['precision'] or ('bf16' if torch.cuda.is_available() else 'fp32')
-    if 'augment' in p:
-        p |= make_policy(p['augment'], **{k: p[k] for k in AUGMENTATIONS['none']})
-    for k, (ok, wanted) in _LIMITS.items():
-        if p.get(k) is not None and not ok(p[k]):
-            raise ValueError(f'parameter {k!r} is {p[k]!r}; {wanted} is wanted')
-    if p.get('data') in ('nih', 'cxrlt') and not p.get('root'):
-        raise ValueError(f"parameter 'root' is empty; with data={p['data']} it is the folder of the release")
-    if 'fold' in p and p['fold'] >= p['n_folds']:
-        raise ValueError(
-            f"parameter 'fold' is {p['fold']}; with n_folds={p['n_folds']} the folds are 0 to {p['n_folds'] - 1}"
-        )
-    if any(p.get(k) for k in MIXERS) and p['bs'] != 'auto' and p['bs'] // p.get('processes', 1) < 4:
-        raise ValueError(f"parameter 'bs' is {p['bs']}; a mosaic is made of four images of a process's part of a batch")
-    return p
+def split_names(
+    text: str,  # e.g. "Mass; Nodule"
+) -> list[str]:  # e.g. ["Mass", "Nodule"]
+    "The names in a parameter that holds several, separated by semicolons"
+    return [o.strip() for o in str(text).split(';') if o.strip()]
+
+
+# %% ../nbs/05a_config.ipynb #7cf756e6
+def _fill(
+    p: dict,  # Parameters, changed in place
+    defaults: dict,  # Values for those that are None or missing
+):
+    "Give the parameters that are open a value"
+    p.update({k: v for k, v in defaults.items() if p.get(k) is None})
+
+
+def _machine(
+    processes: int,  # Processes of the training
+    threads: int | None,  # Threads, if given
+) -> dict:  # precision, threads, num_workers
+    "What a training uses of this machine by default"
+    gpu = torch.cuda.is_available()
+    threads = threads or len(os.sched_getaffinity(0))
+    workers = min(8, threads // processes) if gpu else 0
+    return dict(precision='bf16' if gpu else 'fp32', threads=threads, num_workers=workers)
+
+
+def _check_together(
+    p: dict,  # All parameters with their values
+):
+    "`ValueError` for values that do not fit together"
+    check_arch(p['arch'])
+    if p['data'] != 'phantom' and not p['root']:
+        raise ValueError(f"parameter 'root' is empty; with data={p['data']} it must be the folder of the release")
+    if p['fold'] >= p['n_folds']:
+        last = p['n_folds'] - 1
+        raise ValueError(f"parameter 'fold' is {p['fold']}; with n_folds={p['n_folds']} the folds are 0 to {last}")
+    mixed = [o for o in MIXERS if p.get(o)]
+    if (total := sum(p[o] for o in mixed)) > 1:
+        raise ValueError(f'parameters {", ".join(mixed)} sum to {total:g}; at most 1, because an image is mixed once')
+    if mixed and p['bs'] != 'auto' and p['bs'] // p['processes'] < 4:
+        raise ValueError(f"parameter 'bs' is {p['bs']}; mixing images needs four or more in each process's batch")
+
+
+# %% ../nbs/05a_config.ipynb #508f772f
+class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _Input, _Data, _Preset):
+    "The parameters of the training notebook; `ValueError`, one sentence, for an unknown name or an impossible value"
+
+    def __init__(self, **given: Any):
+        try:
+            super().__init__(**given)
+        except ValidationError as e:
+            raise ValueError(_sentence(e.errors()[0])) from None
+
+    @field_validator(*_REGISTRIES, 'preset')
+    @classmethod
+    def _registered(cls, value, info):
+        several = info.field_name in ('callbacks', 'metrics')
+        known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
+        for o in split_names(value) if several else [value]:
+            if o is not None and o not in known and not (several and ':' in o):
+                raise ValueError(_one_of(o, known))
+        return value
+
+    @field_validator('weights')
+    @classmethod
+    def _weights_exist(cls, value):
+        if value not in (None, 'pretrained', 'scratch') and not Path(value).expanduser().is_file():
+            raise ValueError('pretrained, scratch, or a file that exists')
+        return value
+
+    def resolve(
+        self,
+        **instead: Any,  # Values that come before the preset's for parameters that were not given
+    ) -> AttrDict:  # Every parameter with its value, and `budget`
+        "Fill what was not given from the preset and the machine; `ValueError` for values that do not fit together"
+        p = AttrDict(self.model_dump(), preset=pick_preset(self.preset))
+        if p.bs == 'auto' and not torch.cuda.is_available():
+            p.bs = None  # no GPU to fill: the preset's choice
+        _fill(p, instead)
+        if PRESETS[p.preset]['budget'] and (p.size or 0) > 256:
+            _fill(p, dict(bs=8))  # few images still make many steps, and fit a laptop's memory
+        _fill(p, PRESETS[p.preset])
+        _fill(p, AUGMENTATIONS[p.augment])
+        _fill(p, _machine(p.processes, p.threads))
+        p.setdefault('budget', None)
+        _check_together(p)
+        return p
+
+
+# %% ../nbs/05a_config.ipynb #587dae10
+def _sentence(
+    error: dict,  # One of `ValidationError.errors()`
+) -> str:  # e.g. "parameter 'size' is 8; it must be a whole number, 16 or more, or None"
+    "What is wrong with a parameter, in one sentence"
+    name, fields = error['loc'][0], TrainConfig.model_fields
+    if error['type'] == 'extra_forbidden':
+        near = difflib.get_close_matches(name, fields, 1)
+        hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(fields)}'
+        return f'unknown parameter {name!r}; {hint}'
+    custom = error['type'] == 'value_error'
+    return f'parameter {name!r} is {error["input"]!r}; it must be {error["ctx"]["error"] if custom else _must_be(fields[name])}'
+
+
+# %% ../nbs/05a_config.ipynb #82a08896
+def load_plugins(
+    text: str,  # The parameter `plugins`: module names, separated by semicolons
+) -> list:  # The modules
+    "Import each module, so that it can add to the registries; `ValueError` if there is no such module"
+    modules = []
+    for name in split_names(text):
+        try:
+            modules.append(importlib.import_module(name))
+        except ModuleNotFoundError as e:
+            if not f'{name}.'.startswith(f'{e.name}.'):
+                raise  # the plugin exists, and lacks something itself
+            raise ValueError(
+                f"parameter 'plugins' names {name!r}; it must be a module in the working folder or on PYTHONPATH"
+            ) from None
+    return modules
+
+
+# %% ../nbs/05a_config.ipynb #2a88cd82
+def read_parameters(
+    names: dict,  # `globals()` of the notebook, right after the parameters cell and papermill's cell below it
+) -> TrainConfig:
+    "Load the plugins, and check what a notebook's cells have set; `ValueError`, one sentence, for a mistake"
+    load_plugins(names.get('plugins', ''))
+    # If this cell is run again, `names` holds names of later cells too: keep the first look.
+    at_first = names.setdefault('_parameters_at_first', set(names))
+    plain = (int, float, str, list, tuple, dict, NoneType)
+    known = TrainConfig.model_fields
+    given = {
+        k: names[k]
+        for k in at_first
+        if k in known or (isinstance(names[k], plain) and not k.startswith('_') and k not in ('In', 'Out'))
+    }
+    return TrainConfig(**given)

@@ -1,4 +1,4 @@
-"""One folder a run: what it was asked, what it did, and never a half-finished one that looks whole
+"""One folder per run: its parameters, its predictions, and a record that is written last
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/runs.html.md"""
 
@@ -7,11 +7,8 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/runs.html.md"""
 # %% auto #0
 __all__ = [
     'BYSTANDERS',
-    'code_fingerprint',
+    'module_fingerprint',
     'environment',
-    'run_fingerprint',
-    'run_name',
-    'claim',
     'Run',
     'save_predictions',
     'read_predictions',
@@ -19,13 +16,6 @@ __all__ = [
     'check_comparable',
     'write_result',
     'read_result',
-    'NotebookCopy',
-    'code_cells',
-    'modules_of',
-    'notebook_fingerprint',
-    'module_fingerprint',
-    'release_fingerprint',
-    'notebook_parameters',
     'folders',
     'last_took',
 ]
@@ -34,17 +24,17 @@ __all__ = [
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty
-from threading import Thread
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -52,200 +42,247 @@ import pandas as pd
 import torch
 from fastcore.basics import AttrDict
 from filelock import FileLock, Timeout
-from ipykernel.connect import get_connection_file
-from IPython import get_ipython
-from jupyter_client import BlockingKernelClient
-from nbformat.v4 import new_code_cell, new_notebook, output_from_msg
 
-import cxrlt_nb
+from .config import TrainConfig, split_names
 from .files import checkout, home, read_json, write_atomically, write_json
 
 
 # %% ../nbs/05b_runs.ipynb #adbe53cd
-def code_fingerprint(
-    files=None,  # Python files; by default those of this package that the process has imported
+def _digest(
+    content: Any,  # Anything JSON can hold
+    length: int = 12,  # Hexadecimal digits
+) -> str:
+    "The first digits of a SHA-256 of `content`"
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:length]
+
+
+def _code_fingerprint(
+    files: Iterable[Path],  # Python files
 ) -> str:  # 12 hexadecimal digits
-    "A hash of what a run's modules do, blind to comments and layout"
-    mine = [Path(m.__file__) for name, m in list(sys.modules.items()) if name.startswith('cxrlt_nb.')]
-    return hashlib.sha256(
-        '|'.join(
-            f'{o.relative_to(checkout()) if o.is_relative_to(checkout()) else o.name} {ast.dump(ast.parse(o.read_text()))}'
-            for o in sorted(files or mine)
-        ).encode()
-    ).hexdigest()[:12]
+    "A fingerprint of what Python files do, blind to comments and layout"
+    top, trees = checkout(), {}
+    for file in sorted(files):
+        name = str(file.relative_to(top)) if file.is_relative_to(top) else file.name
+        trees[name] = ast.dump(ast.parse(file.read_text()))
+    return _digest(trees)
 
 
-def _git(*args):
+# %% ../nbs/05b_runs.ipynb #5d918ae3
+def _imported(
+    code: str,  # Python
+    package: str = 'cxrlt_nb',  # Package that contains the code, for relative imports
+) -> Iterator[str]:
+    "Names that a piece of code imports; some are modules, some are names in modules"
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (o.name for o in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name('.' * node.level + (node.module or ''), package)
+            yield from [module, *(f'{module}.{o.name}' for o in node.names)]
+
+
+def _modules_of(
+    *code: str,  # Python, such as the cells of a notebook
+) -> list[Path]:  # Files, sorted
+    "The modules of this package that some code imports, directly or through other modules"
+    found: set[Path] = set()
+    left = [name for o in code for name in _imported(o)]
+    while left:
+        name = left.pop()
+        file = checkout() / f'{name.replace(".", "/")}.py'
+        if name.startswith('cxrlt_nb.') and file not in found and file.is_file():
+            found.add(file)
+            left.extend(_imported(file.read_text(), name.rpartition('.')[0]))
+    return sorted(found)
+
+
+def _plugin_files(
+    plugins: str,  # The parameter `plugins`
+) -> list[Path]:  # Of a package all its files
+    "The Python files of plugins; `ValueError` if there is no such module"
+    files: list[Path] = []
+    for name in split_names(plugins):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ValueError(f"parameter 'plugins' names {name!r}; there is no such module")
+        file = Path(spec.origin)
+        files += file.parent.rglob('*.py') if file.name == '__init__.py' else [file]
+    return files
+
+
+# %% ../nbs/05b_runs.ipynb #32e01422
+def _notebook_fingerprint(
+    notebook: str | Path,  # A notebook
+    plugins: str = '',  # The parameter `plugins`
+) -> str:  # 12 hexadecimal digits
+    "A fingerprint of what a notebook does: its cells, the modules it imports, and plugins"
+    cells = [o.source for o in nbformat.read(notebook, 4).cells if o.cell_type == 'code']
+    files = [*_modules_of(*cells), *_plugin_files(plugins)]
+    return _digest([[ast.dump(ast.parse(o)) for o in cells], _code_fingerprint(files)])
+
+
+def module_fingerprint(
+    name: str,  # Of a module of this package, e.g. "study.table2"
+) -> str:  # 12 hexadecimal digits
+    "A fingerprint of a module and of all modules it imports; `ModuleNotFoundError` if there is none"
+    files = _modules_of(f'import cxrlt_nb.{name}')
+    if not files:
+        raise ModuleNotFoundError(f'cxrlt_nb has no module {name!r}')
+    return _code_fingerprint(files)
+
+
+# %% ../nbs/05b_runs.ipynb #74581d9c
+_PACKAGES = 'cxrlt_nb torch torchvision fastai timm numpy pandas scikit-learn simplejpeg pillow'.split()
+
+
+def _git(*args: str) -> str | None:
+    "What git says about the folder of the runs; None outside a repository"
     try:
-        return subprocess.run(
-            ['git', '-C', str(home()), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(['git', '-C', str(home()), *args], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()
 
 
-def environment() -> dict:
-    "Machine, versions and commit, for a run's record"
-    names = [
-        'cxrlt_nb',
-        'torch',
-        'torchvision',
-        'fastai',
-        'timm',
-        'numpy',
-        'pandas',
-        'scikit-learn',
-        'simplejpeg',
-        'pillow',
-    ]
-    gpu = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    dirty = _git('status', '--porcelain', '--untracked-files=no')
+def _loaded_fingerprint(
+    plugins: str = '',  # The parameter `plugins`
+) -> str:  # 12 hexadecimal digits
+    "A fingerprint of the modules of this package that the process has imported, and of plugins"
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith('cxrlt_nb.')]
+    files = [Path(m.__file__) for m in modules if m.__file__]
+    return _code_fingerprint([*(o for o in files if o.name != '__init__.py'), *_plugin_files(plugins)])
+
+
+def environment(
+    plugins: str = '',  # The parameter `plugins`
+) -> dict:
+    "Machine, versions, commit, and a fingerprint of the modules that this process has imported"
+    changes = _git('status', '--porcelain', '--untracked-files=no')
     return dict(
         python=platform.python_version(),
         platform=platform.platform(),
         cpu_cores=os.cpu_count(),
-        gpu=gpu,
+        gpu=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         threads=torch.get_num_threads(),
         commit=_git('rev-parse', 'HEAD'),
-        uncommitted_changes=None if dirty is None else bool(dirty),
-        code=code_fingerprint(),
-        versions={o: importlib.metadata.version(o) for o in names},
+        uncommitted_changes=None if changes is None else bool(changes),
+        code=_loaded_fingerprint(plugins),
+        versions={o: importlib.metadata.version(o) for o in _PACKAGES},
     )
 
 
 # %% ../nbs/05b_runs.ipynb #1363d307
-#: Parameters that say where and how fast, not what: they are no part of a run's identity.
+#: Parameters that say where and how fast, not what: two runs that differ in them only are the same run.
 BYSTANDERS = ['out', 'num_workers', 'root', 'runs']
 
 
-def run_fingerprint(
-    parameters: dict,  # Resolved parameters
+def _identity(
+    parameters: dict,  # All parameters with their values
     data: dict,  # `StudyTable.record()`
-) -> dict:  # What makes a run that run
-    "Parameters, data and code of a run"
-    return dict(
-        parameters={k: v for k, v in parameters.items() if k not in BYSTANDERS},
-        data=data['fingerprint'],
-        code=code_fingerprint(),
-    )
+) -> dict:  # parameters, data, code
+    "What makes a run that run"
+    what = {k: v for k, v in parameters.items() if k not in BYSTANDERS}
+    code = _loaded_fingerprint(parameters.get('plugins', ''))
+    return dict(parameters=what, data=data['fingerprint'], code=code)
 
 
-def run_name(
-    ident: dict,  # From `run_fingerprint`
+def _run_name(
+    identity: dict,  # From `_identity`
 ) -> str:  # e.g. "phantom-test_efficientnet-64px-fold0-seed0-1a2b3c4d"
-    "A folder's name that a person can read and no other run has"
-    p = ident['parameters']
-    digest = hashlib.sha256(json.dumps(ident, sort_keys=True).encode()).hexdigest()[:8]
-    return f'{p["data"]}-{p["arch"]}-{p["size"]}px-fold{p["fold"]}-seed{p["seed"]}-{digest}'
+    "A folder name that people can read and no other run has"
+    name = '{data}-{arch}-{size}px-fold{fold}-seed{seed}'.format_map(identity['parameters'])
+    return f'{name}-{_digest(identity, 8)}'
 
 
-# %% ../nbs/05b_runs.ipynb #27c502df
-def claim(
+def _claim(
     folder: Path,  # A run's folder
-    ident: dict,  # From `run_fingerprint`
+    identity: dict,  # From `_identity`
 ):
-    "Note in a folder what it is of; `ValueError` that names the differences if it is of another run"
+    "Write into a folder which run it belongs to; `ValueError` that names the differences if it belongs to another"
     file = folder / 'parameters.json'
     if not file.exists():
-        write_json(file, ident)
-    found, mine = read_json(file), json.loads(json.dumps(ident))
+        write_json(file, identity)
+    found, mine = read_json(file), json.loads(json.dumps(identity))
     if found == mine:
         return
-    differ = [
-        f'{k} is {v!r} there and {mine["parameters"].get(k)!r} here'
-        for k, v in found['parameters'].items()
-        if v != mine['parameters'].get(k)
-    ]
+    theirs, ours = found['parameters'], mine['parameters']
+    differ = [f'{k} is {v!r} there and {ours.get(k)!r} here' for k, v in theirs.items() if v != ours.get(k)]
     differ += [f'{k} differs' for k in ('data', 'code') if found[k] != mine[k]]
-    raise ValueError(f'{folder} holds another run: {"; ".join(differ[:5])}. Give another `out`, or delete that folder')
+    raise ValueError(
+        f'{folder} contains another run: {"; ".join(differ[:5])}. Give another `out`, or delete the folder'
+    )
 
 
 # %% ../nbs/05b_runs.ipynb #de76d134
 class Run:
-    "A run's folder: open it, ask whether it is finished, time its steps, finish it"
+    "The folder of a run: open or resume it, time its steps, and finish it"
 
     def __init__(
         self,
-        parameters: dict,  # Resolved parameters; `out`, if not empty, is the folder
+        parameters: dict,  # All parameters with their values; `out`, if not empty, is the folder
         data: dict,  # `StudyTable.record()`
-        runs: str | Path | None = None,  # Folder of the runs, by default `home()/'runs'`
+        runs: str | Path | None = None,  # Folder of the runs; `home()/'runs'` by default
     ):
-        self.ident, self.data, self.parameters = run_fingerprint(parameters, data), data, parameters
-        self.folder = (
-            Path(parameters['out']).expanduser()
-            if parameters.get('out')
-            else Path(runs or home() / 'runs') / run_name(self.ident)
-        )
-        self.folder = self.folder.resolve()
+        self.parameters, self.data, self.identity = parameters, data, _identity(parameters, data)
+        folder = parameters.get('out') or Path(runs or home() / 'runs') / _run_name(self.identity)
+        self.folder = Path(folder).expanduser().resolve()
         (self.folder / 'predictions').mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / 'lock', timeout=0)
         try:
             self.lock.acquire()
         except Timeout:
-            raise RuntimeError(
-                f'{self.folder} is being written by another process; wait for it, or give another `out`'
-            ) from None
-        claim(self.folder, self.ident)
-        self.seconds = read_json(self.folder / 'seconds.json') if (self.folder / 'seconds.json').exists() else {}
+            message = f'another process is writing to {self.folder}; wait for it, or give another `out`'
+            raise RuntimeError(message) from None
+        _claim(self.folder, self.identity)
+        seconds = self.folder / 'seconds.json'
+        self.seconds = read_json(seconds) if seconds.exists() else {}
 
     @property
     def finished(self) -> bool:
         return (self.folder / 'record.json').is_file()
 
+    def record(self) -> dict:
+        return read_json(self.folder / 'record.json')
+
     @contextmanager
-    def timed(
-        self,
-        step: str,  # Name of the step
-    ):
-        "Add the seconds that a step takes to the record, also over a kill and a restart"
+    def timed(self, step: str) -> Iterator[None]:
+        "Add the seconds that a step takes to the record, also across an interruption"
         start = time.perf_counter()
         yield
         self.seconds[step] = round(self.seconds.get(step, 0) + time.perf_counter() - start, 2)
         write_json(self.folder / 'seconds.json', self.seconds)
 
-    def finish(self, **facts):
-        "Write the record, last of all, and let the folder go"
-        record = dict(
-            run=self.folder.name,
-            **self.ident,
-            **facts,
-            environment=environment(),
-            seconds=self.seconds,
-            finished=time.strftime('%Y-%m-%dT%H:%M:%S%z'),
-        )
+    def finish(self, **facts: Any):
+        "Write the record, last of all, and release the folder"
+        made_by = dict(environment=environment(self.parameters.get('plugins', '')), seconds=self.seconds)
+        finished = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+        record = dict(run=self.folder.name, **self.identity, **facts, **made_by, finished=finished)
         write_json(self.folder / 'record.json', record | dict(data=self.data))
         for o in ('checkpoint.pt', 'seconds.json'):
             (self.folder / o).unlink(missing_ok=True)
         self.lock.release()
 
-    def record(self) -> dict:
-        return read_json(self.folder / 'record.json')
-
 
 # %% ../nbs/05b_runs.ipynb #564116b9
 def save_predictions(
     path: Path,  # Where to
-    image_ids,  # (N,) ids
-    probs: np.ndarray,  # (N,C) probabilities
+    image_ids,  # Ids, (N,)
+    probs: np.ndarray,  # Probabilities, (N,C)
     labels: list[str],  # Names of the C labels
 ):
-    "Write a parquet file whole or not at all; `ValueError` where a probability is not in [0,1]"
-    if not ((probs >= 0) & (probs <= 1)).all():
-        raise ValueError(
-            f'{path.name}: {int((~((probs >= 0) & (probs <= 1))).sum())} predictions are not probabilities; the model may have diverged'
-        )
-    table = (
-        pd.DataFrame(np.asarray(probs, np.float32), columns=labels)
-        .assign(image_id=np.asarray(image_ids))
-        .set_index('image_id')
-    )
+    "Write a parquet file, atomically; `ValueError` if a probability is not in [0,1]"
+    wrong = ~((probs >= 0) & (probs <= 1))  # also NaN
+    if wrong.any():
+        raise ValueError(f'{path.name}: {wrong.sum()} predictions are not in [0,1]; the model may have diverged')
+    table = pd.DataFrame(np.asarray(probs, np.float32), columns=labels)
+    table.index = pd.Index(np.asarray(image_ids), name='image_id')
     with write_atomically(path) as tmp:
         table.to_parquet(tmp)
 
 
 def read_predictions(
     path: str | Path,  # A file by `save_predictions`
-) -> pd.DataFrame:  # Indexed by image id, one float32 column a label
+) -> pd.DataFrame:  # Indexed by image id, one float32 column per label
     "Read a prediction file"
     return pd.read_parquet(path)
 
@@ -254,32 +291,40 @@ def read_predictions(
 def open_run(
     folder: str | Path,  # Folder of a finished run
 ) -> AttrDict:  # folder, name, p (its parameters), labels, record
-    "Open a finished run without loading its network; `FileNotFoundError` if it is not finished"
+    "Open a finished run without its network; `FileNotFoundError` if it is not finished"
     folder = Path(folder)
     if not (folder / 'record.json').is_file():
         raise FileNotFoundError(f'{folder} has no record.json: it is not a run, or the run is not finished')
     record = AttrDict(read_json(folder / 'record.json'))
-    parameters, labels = AttrDict(record.parameters), record.data['labels']
+    parameters, labels = AttrDict(record.parameters), record.data.get('labels', [])
     return AttrDict(folder=folder, name=folder.name, p=parameters, labels=labels, record=record)
 
 
 # %% ../nbs/05b_runs.ipynb #8324af1c
+def _differences(
+    a: AttrDict,  # From `open_run`
+    b: AttrDict,  # From `open_run`
+    names: Iterable[str],  # Parameters that must be equal
+) -> list[str]:  # e.g. ["size 64 and 96"]
+    "Parameters in which two runs differ"
+    return [f'{k} {a.p.get(k)!r} and {b.p.get(k)!r}' for k in names if a.p.get(k) != b.p.get(k)]
+
+
 def check_comparable(
     runs: Sequence[AttrDict],  # From `open_run`
     same: Sequence[str] | None = None,  # Parameters that must be equal; all by default
-    ignore: Sequence[str] = (),  # Parameters that may differ
+    ignore: Iterable[str] = (),  # Parameters that may differ
     per_arch: Sequence[str] = (),  # Parameters that must be equal among runs of one architecture only
-    results: bool = True,  # Whether the data and the code must be equal too
+    results: bool = True,  # Must the data and the code be equal too?
 ):
-    "Raise `ValueError` that names the runs and what differs, if `runs` cannot be averaged or compared"
+    "`ValueError` that names two runs and what differs, if `runs` cannot be averaged or compared"
     if not runs:
         raise ValueError('no runs are given; at least one is needed')
-    first = runs[0]
+    first, free = runs[0], {*ignore, *per_arch}
     for run in runs[1:]:
         like = next(o for o in runs if o.p.get('arch') == run.p.get('arch'))
-        names = sorted(set(first.p) | set(run.p)) if same is None else same
-        pairs = [(first, k) for k in names if k not in ignore and k not in per_arch] + [(like, k) for k in per_arch]
-        differ = [f'{k} {a.p.get(k)!r} and {run.p.get(k)!r}' for a, k in pairs if a.p.get(k) != run.p.get(k)]
+        names = sorted({*first.p, *run.p}) if same is None else same
+        differ = _differences(first, run, [o for o in names if o not in free]) + _differences(like, run, per_arch)
         if odd := sorted(set(first.labels) ^ set(run.labels)):
             differ.insert(0, f'labels that only one has: {odd[:3]} ({len(odd)} in all)')
         if results and first.record.data['fingerprint'] != run.record.data['fingerprint']:
@@ -291,249 +336,105 @@ def check_comparable(
 
 
 # %% ../nbs/05b_runs.ipynb #1eecfe85
+#: Parameters that the head of a result file names.
+_REPORTED = 'arch size mean std augment hflip epochs bs lr schedule loss n_folds seed split_seed'.split()
+
+
+def _distinct(
+    runs: Sequence[AttrDict],  # From `open_run`
+    get: Callable[[AttrDict], Any],  # What to look at
+) -> list[str]:
+    "The different values of something in several runs, as sorted text"
+    return sorted({str(get(o)) for o in runs})
+
+
+def _head(
+    runs: Sequence[AttrDict],  # From `open_run`, all on the same data
+) -> dict:
+    "What made a result: data, preset, commits, versions and machine of its runs"
+    preset = {k: list(dict.fromkeys(o.p[k] for o in runs)) for k in _REPORTED if k in runs[0].p}
+    data, made_by = runs[0].record['data'], runs[0].record['environment']
+    return dict(
+        data=f'{data["source"]}, fingerprint {data["fingerprint"]}',
+        preset={k: v[0] if len(v) == 1 else v for k, v in preset.items()},
+        images=_distinct(runs, lambda o: o.p.images),
+        commit=_distinct(runs, lambda o: o.record['environment']['commit']),
+        code=_distinct(runs, lambda o: o.record['environment']['code']),
+        **{k: made_by[k] for k in ('python', 'platform', 'cpu_cores', 'versions')},
+        finished=max(o.record['finished'] for o in runs),
+    )
+
+
+# %% ../nbs/05b_runs.ipynb #c0b3d340
 def write_result(
     path: Path,  # A csv file
     table: pd.DataFrame,  # The numbers
-    runs: list,  # Finished runs with `p` and `record`, on one table
-    **said,  # What else the head says
+    runs: Sequence[AttrDict],  # From `open_run`
+    **more: Any,  # What else the head says
 ):
-    "Write numbers whole or not at all, with the data, preset, commits, versions and machine of the runs; `ValueError` if they are on different tables"
-    every = lambda get: sorted({str(get(r)) for r in runs})
-    one = lambda values: values[0] if len(values) == 1 else values
-    e, source = runs[0].record['environment'], runs[0].record['data']
-    if len(data := every(lambda r: r.record['data']['fingerprint'])) > 1:
-        raise ValueError(f'{path.name}: runs on different tables, {data}')
-    preset = {
-        k: one([v for v in dict.fromkeys(r.p[k] for r in runs)])
-        for k in (
-            'arch',
-            'size',
-            'mean',
-            'std',
-            'augment',
-            'hflip',
-            'epochs',
-            'bs',
-            'lr',
-            'schedule',
-            'loss',
-            'n_folds',
-            'seed',
-            'split_seed',
-        )
-        if k in runs[0].p
-    }
-    head = dict(
-        data=f'{source["source"]}, fingerprint {data[0]}',
-        preset=preset,
-        images=every(lambda r: r.p.images),
-        **said,
-        **{k: every(lambda r: r.record['environment'][k]) for k in ('commit', 'code')},
-        **{k: e[k] for k in ('python', 'platform', 'cpu_cores', 'versions')},
-        finished=max(r.record['finished'] for r in runs),
-    )
+    "Write numbers below a head that says what made them, atomically; `ValueError` if the runs are on different data"
+    data = _distinct(runs, lambda o: o.record['data']['fingerprint'])
+    if len(data) > 1:
+        raise ValueError(f'{path.name}: runs on different data, {data}')
+    head = ''.join(f'# {k}: {json.dumps(v)}\n' for k, v in (_head(runs) | more).items())
     with write_atomically(path) as tmp:
-        tmp.write_text(
-            ''.join(f'# {k}: {json.dumps(v)}\n' for k, v in head.items()) + table.round(5).to_csv(index=False)
-        )
+        tmp.write_text(head + table.round(5).to_csv(index=False))
 
 
 def read_result(
     path: Path,  # A file by `write_result`
-) -> tuple:  # (the numbers, what the head says)
-    "What `write_result` wrote"
-    head = dict(o[2:].split(': ', 1) for o in Path(path).read_text().splitlines() if o.startswith('# '))
+) -> tuple[pd.DataFrame, dict]:  # (the numbers, the head)
+    "Read what `write_result` wrote"
+    lines = [o for o in Path(path).read_text().splitlines() if o.startswith('# ')]
+    head = dict(o.removeprefix('# ').split(': ', 1) for o in lines)
     return pd.read_csv(path, comment='#'), {k: json.loads(v) for k, v in head.items()}
 
 
-# %% ../nbs/05b_runs.ipynb #c4ee0e0f
-def _with_prose(
-    ran: list,  # Executed code cells, in order
-    source: Path | None,  # The notebook they come from
-) -> list:  # The same with the source's markdown cells between them
-    "Put a notebook's prose back between its executed cells"
-    if source is None or not Path(source).is_file():
-        return ran
-    cells, left = [], list(ran)
-    for c in nbformat.read(source, 4).cells:
-        if c.cell_type == 'markdown':
-            cells.append(c)
-        elif any(o.source == c.source for o in left):
-            while left:
-                cells.append(left.pop(0))
-                if cells[-1].source == c.source:
-                    break
-    return cells + left
-
-
-# %% ../nbs/05b_runs.ipynb #71006c00
-class NotebookCopy:
-    "Listens to the kernel it runs in, from its creation on, and saves what was executed as a notebook"
-
-    def __init__(self):
-        self.outputs, self.kernel = {}, getattr(get_ipython(), 'kernel', None)
-        if self.kernel is None:
-            return
-        self.client = BlockingKernelClient(connection_file=get_connection_file())
-        self.client.load_connection_file()
-        self.client.iopub_channel.start()
-        Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self):
-        count = {}
-        while True:
-            try:
-                msg = self.client.get_iopub_msg(timeout=1)
-            except Empty:
-                continue
-            kind, parent, content = msg['msg_type'], msg['parent_header'].get('msg_id'), msg['content']
-            if kind == 'execute_input':
-                count[parent] = content['execution_count']
-            elif kind in ('stream', 'display_data', 'execute_result', 'error', 'update_display_data'):
-                self._take(count.get(parent), kind, msg)
-
-    def _take(self, n, kind, msg):
-        "Keep one output of cell `n`; an updated display replaces what it updates"
-        tag = msg['content'].get('transient', {}).get('display_id')
-        if kind == 'update_display_data':
-            for o in (o for outs in self.outputs.values() for o in outs if o[0] == tag and tag):
-                o[1]['data'] = msg['content']['data']
-        else:
-            self.outputs.setdefault(n, []).append((tag, output_from_msg(msg)))
-
-    def save(
-        self,
-        path: Path,  # Where to
-        source: Path | None = None,  # The notebook that is run, for its prose
-    ):
-        "Write the cells run so far with their outputs"
-        if self.kernel is None:
-            return
-        time.sleep(0.5)  # what the last cell has printed is still under way
-        ran = [
-            new_code_cell(s, execution_count=n, outputs=[o for _, o in self.outputs.get(n, [])])
-            for n, s in enumerate(self.kernel.shell.history_manager.input_hist_raw)
-            if s
-        ]
-        nb = new_notebook(
-            cells=_with_prose(ran, source),
-            metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')),
-        )
-        with write_atomically(path) as tmp:
-            nbformat.write(nb, tmp)
-
-
-# %% ../nbs/05b_runs.ipynb #5d918ae3
-def _mentions(
-    code: str,  # Python
-    package: str = 'cxrlt_nb',  # Package of the module that the code stands in, for its relative imports
-) -> Iterator[str]:  # Full names, of which some are modules of this package
-    "What a piece of code imports from this package"
-    for o in ast.walk(ast.parse(code)):
-        if isinstance(o, ast.ImportFrom):
-            base = package.split('.')[: len(package.split('.')) - o.level + 1] if o.level else []
-            at = '.'.join([*base, *([o.module] if o.module else [])])
-            if at.split('.')[0] == 'cxrlt_nb':
-                yield from [at, *(f'{at}.{a.name}' for a in o.names)]
-        elif isinstance(o, ast.Import):
-            yield from (a.name for a in o.names if a.name.startswith('cxrlt_nb.'))
-
-
-def code_cells(
-    notebook: str | Path,  # A notebook
-) -> list[str]:  # The code cells
-    "What a notebook does, without its prose"
-    return [c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == 'code']
-
-
-def modules_of(
-    *code: str,  # Python, such as the cells of a notebook
-) -> list[Path]:  # Files, sorted
-    "The modules of this package that some code imports, and those that they import"
-    folder, found, left = checkout(), {}, [o for c in code for o in _mentions(c)]
-    while left:
-        name = left.pop()
-        file = folder / f'{name.replace(".", "/")}.py'
-        if file in found or not file.is_file():
-            continue
-        found[file] = left.extend(_mentions(file.read_text(), name.rpartition('.')[0]))
-    return sorted(found)
-
-
-# %% ../nbs/05b_runs.ipynb #32e01422
-def notebook_fingerprint(
-    notebook: str | Path,  # A notebook of this project
-) -> str:  # 12 hexadecimal digits
-    "A hash of what a notebook does: its own code and its modules', blind to prose, comments and layout"
-    cells = code_cells(notebook)
-    return hashlib.sha256(
-        json.dumps(
-            [[ast.dump(ast.parse(o)) for o in cells], code_fingerprint(modules_of(*cells) or [Path(cxrlt_nb.__file__)])]
-        ).encode()
-    ).hexdigest()[:12]
-
-
-def module_fingerprint(
-    name: str,  # Of a module of this package
-) -> str:  # 12 hexadecimal digits
-    "A hash of what a module does, with those that it imports; `ModuleNotFoundError` if there is none"
-    files = modules_of(f'import cxrlt_nb.{name}')
-    if not files:
-        raise ModuleNotFoundError(f'cxrlt_nb has no module {name!r}')
-    return code_fingerprint(files)
-
-
-def release_fingerprint(
-    root: str | Path,  # Folder of a release, or nothing
-) -> str:  # 12 hexadecimal digits, or nothing
-    "A hash of the csv files of a release; `FileNotFoundError` if the folder has none"
+# %% ../nbs/05b_runs.ipynb #3a103004
+def _release_fingerprint(
+    root: str,  # Folder of a release, or empty
+) -> str:  # 12 hexadecimal digits, or empty
+    "A fingerprint of the csv files of a release; `FileNotFoundError` if the folder has none"
     if not root:
         return ''
     files = sorted(Path(root).expanduser().glob('*.csv'))
     if not files:
-        raise FileNotFoundError(f'{root}: no csv file; the folder of a release is wanted')
-    return hashlib.sha256(b''.join(hashlib.sha256(o.read_bytes()).digest() for o in files)).hexdigest()[:12]
-
-
-# %% ../nbs/05b_runs.ipynb #3a103004
-def notebook_parameters(
-    notebook: str | Path,  # A notebook with a cell tagged "parameters"
-) -> list[str]:  # Names
-    "What a notebook takes; `ValueError` if it has no cell tagged `parameters`"
-    tagged = [c.source for c in nbformat.read(notebook, 4).cells if 'parameters' in c.metadata.get('tags', [])]
-    if not tagged:
-        raise ValueError(f'{Path(notebook).name}: no cell has the tag "parameters"')
-    return [o.target.id for o in ast.parse(tagged[0]).body if isinstance(o, ast.AnnAssign)]
+        raise FileNotFoundError(f'{root} has no csv file; it must be the folder of a release')
+    return _digest([hashlib.sha256(o.read_bytes()).hexdigest() for o in files])
 
 
 def folders(
-    asked: dict,  # From `trainings`
+    trainings: Mapping[str, dict],  # Parameters given to each training, by a name of your choice
     notebook: str | Path,  # The training notebook
-    phantom: str = '',  # See `phantom_name`: the phantom that all are given, which may not be drawn yet
-) -> dict:  # Folder's name by the training's name, e.g. "basic-seed0" → "basic-seed0-1a2b3c4d"
-    "A folder for each training that no other training has; `ValueError` for a parameter that the notebook does not take"
-    takes, step = notebook_parameters(notebook), notebook_fingerprint(notebook)
-    for name, p in asked.items():
-        if unknown := [o for o in p if o not in takes]:
-            raise ValueError(
-                f'{name}: {Path(notebook).name} has no parameter {unknown[0]!r}; it has {", ".join(takes)}'
-            )
-    tables = {o: release_fingerprint(o) for o in {p.get('root', '') for p in asked.values()}}
-    what = {
-        k: json.dumps([{o: p[o] for o in sorted(p) if o not in BYSTANDERS}, step, phantom or tables[p.get('root', '')]])
-        for k, p in asked.items()
-    }
-    return {k: f'{k}-{hashlib.sha256(v.encode()).hexdigest()[:8]}' for k, v in what.items()}
+    phantom: str = '',  # Name of a phantom that all trainings use and that may not be drawn yet
+) -> dict[str, str]:  # Name of the folder by the training's name, e.g. "basic-seed0" → "basic-seed0-1a2b3c4d"
+    "A folder name for each training that no other training has; `ValueError` for a wrong parameter"
+    for name, given in trainings.items():
+        try:
+            TrainConfig(**given)
+        except ValueError as e:
+            raise ValueError(f'{name}: {e}') from None
+    every = trainings.values()
+    code = {o: _notebook_fingerprint(notebook, o) for o in {p.get('plugins', '') for p in every}}
+    data = {o: phantom or _release_fingerprint(o) for o in {p.get('root', '') for p in every}}
+    names = {}
+    for name, given in trainings.items():
+        what = {k: v for k, v in given.items() if k not in BYSTANDERS}
+        digest = _digest([what, code[given.get('plugins', '')], data[given.get('root', '')]], 8)
+        names[name] = f'{name}-{digest}'
+    return names
 
 
 # %% ../nbs/05b_runs.ipynb #28d5ddf1
 def last_took(
-    folder: str | Path,  # Folder of a training, there or not
+    folder: str | Path,  # Folder of a training, whether it exists or not
 ) -> str:  # e.g. "1 min 20 s last time"
-    "How long a training of this name took when it was last done, whatever has changed since"
+    "How long the last training of this name took, whatever has changed since"
     folder = Path(folder)
-    done = [read_json(o) for o in folder.parent.glob(f'{folder.name.rpartition("-")[0]}-{"[0-9a-f]" * 8}/record.json')]
-    if not done:
+    name = folder.name.rpartition('-')[0]
+    records = [read_json(o) for o in folder.parent.glob(f'{name}-{"[0-9a-f]" * 8}/record.json')]
+    if not records:
         return 'not done before'
-    s = round(sum(max(done, key=lambda r: r['finished'])['seconds'].values()))
-    return f'{s // 60} min {s % 60} s last time'
+    last = max(records, key=lambda r: r['finished'])
+    minutes, seconds = divmod(round(sum(last['seconds'].values())), 60)
+    return f'{minutes} min {seconds} s last time'

@@ -1,18 +1,19 @@
-"The checkout as git sees it, for tests that need a copy of their own."
+"The checkout as git sees it, for tests that need a copy."
 
 import shutil
 import subprocess
+from pathlib import Path
 
-from readme import ROOT
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def copy_checkout(to, without=()):
-    "Copy the tracked and new files, symbolic links left out, and those whose names begin with one of `without`"
-    files = subprocess.run(
-        ['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split('\n')
-    for o in filter(None, files):
-        if (ROOT / o).is_file() and not (ROOT / o).is_symlink() and not o.startswith(tuple(without)):
-            (to / o).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / o, to / o)
+    "Copy tracked and new files to `to`, except links and files whose names begin with one of `without`"
+    command = ['git', 'ls-files', '--cached', '--others', '--exclude-standard']
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in files:
+        file = ROOT / name
+        if file.is_file() and not file.is_symlink() and not name.startswith(tuple(without)):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, to / name)
     return to

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from readme import ROOT
+from checkout import ROOT
 
 
 def start(home, profile, *more, **config):

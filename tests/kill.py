@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from readme import ROOT
+from checkout import ROOT
 
 from cxrlt_nb.cache import ImageCache
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from readme import ROOT
+from checkout import ROOT
 
 from cxrlt_nb.runs import code_cells, code_fingerprint, modules_of
 

@@ -1,6 +1,7 @@
-"The package as somebody else's library: in their loops, at their import times, for their type checker, and out of a wheel."
+"The package as a library: in other people's loops, import times, type checkers, and installed from a wheel."
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -12,19 +13,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from checkout import copy_checkout
-from readme import ROOT
+from checkout import ROOT, copy_checkout
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from cxrlt_nb.losses import BinaryFocalLossFlat
 
 BIN = Path(sys.executable).parent
+MODULES = [o for o in (ROOT / 'cxrlt_nb').rglob('*.py') if o.stem != '_modidx']
+
+
+# In other people's loops
 
 
 @pytest.fixture
 def rows():
-    "Eight features, three findings: one common, one rarer, one rare; each can be read off the features"
+    "Eight features and three findings (common, less common, rare) that can be read from the features"
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 8, generator=g)
     return x, torch.stack([x[:, 0] > 0, x[:, 1] > 1, x[:, 2] > 2], 1).float()
@@ -59,64 +63,85 @@ def test_in_a_fastai_loop(rows):
     x, y = rows
     torch.manual_seed(0)
     pairs = list(zip(x, y))
-    dls = DataLoaders(
-        FastaiLoader(pairs[:1500], bs=100, shuffle=True), FastaiLoader(pairs[1500:], bs=100), device=torch.device('cpu')
-    )
+    train, valid = FastaiLoader(pairs[:1500], bs=100, shuffle=True), FastaiLoader(pairs[1500:], bs=100)
+    dls = DataLoaders(train, valid, device=torch.device('cpu'))
     learn = Learner(dls, nn.Linear(8, 3), loss_func=BinaryFocalLossFlat()).remove_cb(ProgressCallback)
     with learn.no_logging():
         learn.fit(4, 0.03)
-    probs, targets = learn.get_preds()  # by `activation`: probabilities, not logits
+    probs, targets = learn.get_preds()  # Applies `activation`: probabilities, not logits
     assert probs.min() >= 0 and probs.max() <= 1 and ranks_well(probs, targets)
-    _, _, named = learn.get_preds(with_decoded=True)  # by `decodes`
-    assert named.dtype == torch.bool and torch.equal(named, probs > 0.5)
+    _, _, predicted = learn.get_preds(with_decoded=True)  # Applies `decodes`
+    assert predicted.dtype == torch.bool and torch.equal(predicted, probs > 0.5)
 
 
-def on_page(page):
-    "The names that a page's Python leaves when it is run as it stands"
+# The code on the pages
+
+
+def names_after(page):
+    "The names that exist after the Python blocks of a page have been run"
+    blocks = re.findall(r'^```python\n(.*?)^```', (ROOT / 'nbs' / page).read_text(), re.M | re.S)
     names = {}
-    exec('\n'.join(re.findall(r'^```python\n(.*?)^```', (ROOT / 'nbs' / page).read_text(), re.M | re.S)), names)
+    exec('\n'.join(blocks), names)
     return names
 
 
-def test_the_loop_in_the_faq():
-    said = on_page('faq.qmd')
-    assert 0 < said['loss'].item() < 1 and said['model'].weight.grad.abs().sum() > 0
-    assert set(said['opt'].state) == set(said['model'].parameters())  # Adam has made a step with each
+def test_code_of_the_faq():
+    names = names_after('faq.qmd')
+    assert 0 < names['loss'].item() < 1 and names['model'].weight.grad.abs().sum() > 0
+    assert set(names['opt'].state) == set(names['model'].parameters())  # Adam has updated both
 
 
-def test_the_reader_on_the_page_about_own_data(tmp_path, monkeypatch):
-    from cxrlt_nb import sources
+def test_code_of_the_page_on_table_2():
+    assert len(names_after('reproduce.qmd')['needed']) == 10
 
-    monkeypatch.setattr(sources, 'READERS', dict(sources.READERS))
-    labels = on_page('own_data.qmd')['LABELS']
-    rows = pd.DataFrame(
-        [
-            dict(image=f'i{k}', exam=f'e{k // 2}', patient=f'p{k // 4}')
-            | {o: k // 2 % 3 == j for j, o in enumerate(labels)}
-            for k in range(400)
-        ]
-    )
-    rows = rows.astype({o: int for o in labels})
-    rows.to_csv(tmp_path / 'export.csv', index=False)
-    with pytest.warns(UserWarning, match=sources.CREDENTIALED):
-        table = sources.read_source('ours', tmp_path)
-    assert (
-        table.credentialed and table.labels == labels and (table.df[labels].to_numpy() == rows[labels].to_numpy()).all()
-    )
+
+@pytest.fixture
+def our_export(tmp_path):
+    "The csv file that the page on own data reads, and the registry with its reader"
+    from cxrlt_nb import datasets
+
+    before = dict(datasets.DATASETS)
+    labels = names_after('own_data.qmd')['LABELS']
+    ids = [dict(image=f'i{k}', exam=f'e{k // 2}', patient=f'p{k // 4}') for k in range(400)]
+    values = [{label: int(k // 2 % 3 == j) for j, label in enumerate(labels)} for k in range(400)]
+    df = pd.concat([pd.DataFrame(ids), pd.DataFrame(values)], axis=1)
+    df.to_csv(tmp_path / 'export.csv', index=False)
+    yield tmp_path, df, labels
+    datasets.DATASETS.clear()
+    datasets.DATASETS.update(before)
+
+
+def test_code_of_the_page_on_own_data(our_export):
+    from cxrlt_nb.datasets import CREDENTIALED, read_source
+
+    folder, df, labels = our_export
+    with pytest.warns(UserWarning, match=CREDENTIALED):
+        table = read_source('ours', folder)
+    assert table.credentialed and table.labels == labels
+    assert (table.df[labels].to_numpy() == df[labels].to_numpy()).all()
     share = table.df.split.value_counts(normalize=True)
     assert abs(share['train'] - 0.7) < 0.03 and abs(share['test'] - 0.2) < 0.03
     assert (table.df.groupby('patient_id').split.nunique() == 1).all()
-    rows.assign(Cardiomegaly=rows.Cardiomegaly.where(rows.index != 5, 2)).to_csv(tmp_path / 'export.csv', index=False)
+
+
+def test_the_reader_on_the_page_refuses_a_wrong_label(our_export):
+    from cxrlt_nb.datasets import read_source
+
+    folder, df, _ = our_export
+    df.loc[5, 'Cardiomegaly'] = 2
+    df.to_csv(folder / 'export.csv', index=False)
     with pytest.raises(ValueError, match='row 5.*Cardiomegaly|Cardiomegaly.*row 5'):
-        sources.read_source('ours', tmp_path)
+        read_source('ours', folder)
 
 
-def fresh(code):
+# Imports
+
+
+def printed_by(code):
     "What a new interpreter prints"
     env = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-    return subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, env=env, capture_output=True, text=True, check=True
-    ).stdout
+    command = [sys.executable, '-c', code]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
 
 
 LIGHT = {'losses': 'torch', 'metrics': 'sklearn.metrics, pandas', 'folds': 'sklearn.metrics, pandas'}
@@ -124,29 +149,31 @@ LIGHT = {'losses': 'torch', 'metrics': 'sklearn.metrics, pandas', 'folds': 'skle
 
 @pytest.mark.parametrize('module', LIGHT)
 def test_imports_nothing_heavy(module):
-    loaded = fresh(
-        f'import sys; import cxrlt_nb.{module}; print(" ".join(sorted({{o.partition(".")[0] for o in sys.modules}})))'
-    ).split()
+    code = f'import sys; import cxrlt_nb.{module}; print(*sorted({{o.partition(".")[0] for o in sys.modules}}))'
+    loaded = printed_by(code).split()
     assert not {'fastai', 'timm', 'torchvision', 'IPython', 'papermill'} & set(loaded)
     assert module == 'losses' or 'torch' not in loaded
 
 
 def test_the_package_itself_imports_nothing():
-    assert fresh(
-        'import sys; before = set(sys.modules); import cxrlt_nb; print(*(set(sys.modules) - before))'
-    ).split() == ['cxrlt_nb']
+    code = 'import sys; before = set(sys.modules); import cxrlt_nb; print(*(set(sys.modules) - before))'
+    assert printed_by(code).split() == ['cxrlt_nb']
+
+
+def import_seconds(what):
+    "CPU seconds of an import, the least of three"
+    code = f'import time; t = time.process_time(); import {what}; print(time.process_time() - t)'
+    return min(float(printed_by(code)) for _ in range(3))
 
 
 @pytest.mark.parametrize('module', LIGHT)
 def test_import_time(module):
-    "CPU seconds of an import, the least of three, against those of the library below it"
-    took = lambda what: min(
-        float(fresh(f'import time; t = time.process_time(); import {what}; print(time.process_time() - t)'))
-        for _ in range(3)
-    )
-    ours, theirs = took(f'cxrlt_nb.{module}'), took(LIGHT[module])
+    "A module takes little more than the library that it needs"
+    ours, theirs = import_seconds(f'cxrlt_nb.{module}'), import_seconds(LIGHT[module])
     assert ours < 1.5 * theirs, f'cxrlt_nb.{module} {ours:.2f} s, {LIGHT[module]} {theirs:.2f} s'
 
+
+# Types
 
 USE = """
 import numpy as np, pandas as pd, torch
@@ -167,125 +194,143 @@ frame: pd.DataFrame = table.df
 WRONG = USE + "binary_focal_loss('logits', 3)\ntable.labels.no_such_method()\n"
 
 
+def without_commands(stub):
+    "A stub without its commands: what fastcore's `call_parse` needs are no types"
+    return '\n'.join(o for o in stub.split('\n') if 'def main(' not in o and '@call_parse' not in o)
+
+
 @pytest.fixture(scope='module')
 def stubs(tmp_path_factory):
-    "The public surface as mypy's stubgen reads it: signatures and annotations, without what stands in the functions"
-    at = tmp_path_factory.mktemp('stubs')
-    subprocess.run([BIN / 'stubgen', '--quiet', '-p', 'cxrlt_nb', '-o', at], cwd=ROOT, check=True, capture_output=True)
-    for module in at.glob('cxrlt_nb/*.pyi'):  # a `main` is a command: what argparse needs is no type
-        module.write_text(
-            '\n'.join(o for o in module.read_text().split('\n') if 'def main(' not in o and '@call_parse' not in o)
-        )
-    (at / 'cxrlt_nb/_modidx.pyi').unlink(missing_ok=True)
-    return at
+    "The public signatures, as mypy's stubgen reads them"
+    folder = tmp_path_factory.mktemp('stubs')
+    command = [BIN / 'stubgen', '--quiet', '-p', 'cxrlt_nb', '-o', folder]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for stub in folder.glob('cxrlt_nb/**/*.pyi'):
+        stub.write_text(without_commands(stub.read_text()))
+    (folder / 'cxrlt_nb/_modidx.pyi').unlink(missing_ok=True)
+    return folder
 
 
-def mypy(at, code=None):
-    "mypy's exit code and words for the stubs, or for code that uses them"
-    if code is not None:
-        (at / 'use.py').write_text(code)
-    what = 'cxrlt_nb' if code is None else 'use.py'
-    r = subprocess.run(
-        [
-            BIN / 'mypy',
-            '--python-executable',
-            sys.executable,
-            '--ignore-missing-imports',
-            '--follow-imports',
-            'silent',
-            what,
-        ],
-        cwd=at,
-        capture_output=True,
-        text=True,
-    )
-    return r.returncode, r.stdout + r.stderr
+def mypy(folder, target):
+    "The exit code and output of mypy"
+    options = ['--python-executable', sys.executable, '--ignore-missing-imports', '--follow-imports', 'silent']
+    ran = subprocess.run([BIN / 'mypy', *options, target], cwd=folder, capture_output=True, text=True)
+    return ran.returncode, ran.stdout + ran.stderr
 
 
-def test_types_of_the_public_surface(stubs):
-    code, said = mypy(stubs)
-    assert code == 0, said
-    code, said = mypy(stubs, USE)
-    assert code == 0, said
-    code, said = mypy(stubs, WRONG)
-    assert code == 1 and 'arg-type' in said and 'attr-defined' in said, said
+@pytest.mark.parametrize(['code', 'errors'], [(USE, []), (WRONG, ['arg-type', 'attr-defined'])], ids=['use', 'wrong'])
+def test_types_of_public_functions(stubs, code, errors):
+    returned, output = mypy(stubs, 'cxrlt_nb')
+    assert returned == 0, output
+    (stubs / 'use.py').write_text(code)
+    returned, output = mypy(stubs, 'use.py')
+    assert returned == bool(errors) and all(o in output for o in errors), output
+
+
+# The wheel
 
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    "The wheel of a copy of the tracked and new files, so that no folder of a build is left in the checkout"
-    at = tmp_path_factory.mktemp('wheel')
-    subprocess.run(
-        [BIN / 'uv', 'build', '--quiet', '--wheel', '-o', at, copy_checkout(at / 'src', without=['nbs/', 'tests/'])],
-        check=True,
-        capture_output=True,
-    )
-    return next(at.glob('*.whl'))
+    "A wheel built from a copy of the checkout, so that no build folder is left behind"
+    folder = tmp_path_factory.mktemp('wheel')
+    source = copy_checkout(folder / 'source', without=['nbs/', 'tests/'])
+    command = [BIN / 'uv', 'build', '--quiet', '--wheel', '-o', folder, source]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob('*.whl'))
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel):
+def test_wheel_contains_the_package_and_nothing_else(wheel):
     names = {o for o in zipfile.ZipFile(wheel).namelist() if not o.split('/')[0].endswith('.dist-info')}
-    assert names == {f'cxrlt_nb/{o.name}' for o in (ROOT / 'cxrlt_nb').glob('*.py')} | {'cxrlt_nb/py.typed'}
+    package = [*(ROOT / 'cxrlt_nb').rglob('*.py'), ROOT / 'cxrlt_nb/py.typed']
+    assert names == {o.relative_to(ROOT).as_posix() for o in package}
 
 
-def test_wheel_names_what_the_package_imports(wheel):
-    "Every third-party import of the package is a declared requirement, and every requirement is used or runs the notebooks"
-    meta = next(o for o in zipfile.ZipFile(wheel).namelist() if o.endswith('METADATA'))
-    lines = zipfile.ZipFile(wheel).read(meta).decode().split('\n')
-    needs = {
-        o.split(':')[1].split('>')[0].strip() for o in lines if o.startswith('Requires-Dist') and 'extra ==' not in o
-    }
-    named = {
-        'fastprogress': 'fastai',
-        'fasttransform': 'fastai',
-        'PIL': 'pillow',
-        'sklearn': 'scikit-learn',
-        'iterstrat': 'iterative-stratification',
-        'IPython': 'ipykernel',
-        'jupyter_client': 'ipykernel',
-        'nbformat': 'papermill',
-        'yaml': 'papermill',
-        'nbclient': 'papermill',
-    }
-    used = set()
-    for f in (ROOT / 'cxrlt_nb').glob('*.py'):
-        for o in ast.walk(ast.parse(f.read_text())):
-            if isinstance(o, ast.Import):
-                used |= {a.name.partition('.')[0] for a in o.names}
-            if isinstance(o, ast.ImportFrom) and not o.level:
-                used.add(o.module.partition('.')[0])
-    used = {named.get(o, o) for o in used if o not in sys.stdlib_module_names and o != 'cxrlt_nb'}
-    assert used - needs - {'torchxrayvision'} == set()
-    assert needs - used <= {'papermill', 'ipykernel', 'torchvision', 'joblib', 'accelerate'}
+# Packages whose import has another name, or that come with a requirement
+PACKAGE_OF = {
+    'IPython': 'ipykernel',
+    'PIL': 'pillow',
+    'fastprogress': 'fastai',
+    'fasttransform': 'fastai',
+    'iterstrat': 'iterative-stratification',
+    'jupyter_client': 'ipykernel',
+    'nbclient': 'papermill',
+    'nbformat': 'papermill',
+    'sklearn': 'scikit-learn',
+    'yaml': 'papermill',
+}
+# Needed to run notebooks, or fixed to a version that fits torch
+NOT_IMPORTED = {'papermill', 'ipykernel', 'torchvision', 'joblib', 'accelerate', 'nbconvert'}
+OPTIONAL = {'torchxrayvision', 'tensorboard'}
 
 
-def test_wheel_works_in_an_empty_environment(wheel, tmp_path):
-    "With what it requires, in the versions of the lock, and nothing else: every module can be imported, the command answers"
-    venv.create(tmp_path / 'env', with_pip=False)
-    python = tmp_path / 'env/bin/python'
-    subprocess.run(
-        [
-            BIN / 'uv',
-            'pip',
-            'install',
-            '--quiet',
-            '--constraint',
-            ROOT / 'requirements.lock',
-            '--python',
-            python,
-            wheel,
-        ],
-        check=True,
-    )
-    code = 'import cxrlt_nb, importlib, pkgutil; print(cxrlt_nb.__version__, *(importlib.import_module(f"cxrlt_nb.{o.name}").__file__ for o in pkgutil.iter_modules(cxrlt_nb.__path__)))'
-    version, *files = subprocess.run(
-        [python, '-I', '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert version in wheel.name and all(str(tmp_path) in o for o in files)
-    assert {Path(o).name for o in files} | {'__init__.py'} == {o.name for o in (ROOT / 'cxrlt_nb').glob('*.py')}
-    assert (
-        'runs [runs ...] images out'
-        in subprocess.run(
-            [python, '-I', tmp_path / 'env/bin/cxrlt_predict', '--help'], capture_output=True, text=True, check=True
-        ).stdout
-    )
+def imported_packages():
+    "The packages that the modules import, at their top or inside functions"
+    names = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Import):
+                names.update(o.name.partition('.')[0] for o in node.names)
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.partition('.')[0])
+    others = names - set(sys.stdlib_module_names) - {'cxrlt_nb'}
+    return {PACKAGE_OF.get(o, o) for o in others}
+
+
+def test_wheel_requires_what_the_package_imports(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(o for o in archive.namelist() if o.endswith('METADATA'))
+    lines = archive.read(metadata).decode().splitlines()
+    required = {o for o in lines if o.startswith('Requires-Dist') and 'extra ==' not in o}
+    required = {re.match(r'Requires-Dist: ([\w-]+)', o)[1] for o in required}
+    assert imported_packages() - required - OPTIONAL == set()
+    assert required - imported_packages() <= NOT_IMPORTED
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    "The Python of an environment with the wheel and what it requires, in the locked versions"
+    folder = tmp_path_factory.mktemp('installed')
+    venv.create(folder, with_pip=False)
+    python = folder / 'bin/python'
+    command = [BIN / 'uv', 'pip', 'install', '--quiet', '--constraint', ROOT / 'requirements.lock', '--python', python]
+    subprocess.run([*command, wheel], check=True)
+    return python
+
+
+def run_installed(python, *args, cwd):
+    return subprocess.run([python, *args], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+IMPORT_ALL = """
+import importlib, json, pkgutil
+import cxrlt_nb
+names = [o.name for o in pkgutil.walk_packages(cxrlt_nb.__path__, 'cxrlt_nb.')]
+files = [importlib.import_module(o).__file__ for o in names]
+print(json.dumps([cxrlt_nb.__version__, [cxrlt_nb.__file__, *files]]))
+"""
+
+
+def test_every_module_can_be_imported_from_the_wheel(installed, wheel, tmp_path):
+    version, files = json.loads(run_installed(installed, '-I', '-c', IMPORT_ALL, cwd=tmp_path))
+    package = Path(files[0]).parent
+    assert version in wheel.name and package.is_relative_to(installed.parent.parent)
+    imported = {Path(o).relative_to(package).as_posix() for o in files}
+    assert imported == {o.relative_to(ROOT / 'cxrlt_nb').as_posix() for o in (ROOT / 'cxrlt_nb').rglob('*.py')}
+
+
+@pytest.mark.parametrize('command', ['train', 'predict'])
+def test_the_command_works_from_the_wheel(installed, tmp_path, command):
+    assert command in run_installed(installed.parent / 'cxrlt', '--help', cwd=tmp_path)
+    assert run_installed(installed.parent / 'cxrlt', command, '--help', cwd=tmp_path)
+
+
+def test_the_data_block_works_from_the_wheel(installed, tmp_path):
+    "The example of the README, in an environment with only the wheel"
+    notebook = json.loads((ROOT / 'nbs/index.ipynb').read_text())
+    cells = [''.join(c['source']) for c in notebook['cells'] if c['cell_type'] == 'code']
+    end = next(k for k, c in enumerate(cells) if 'fit_one_cycle' in c)
+    script = tmp_path / 'example.py'
+    script.write_text('\n'.join(cells[: end + 1]) + '\nprint("trained", learn.recorder.values[-1][0])\n')
+    output = run_installed(installed, '-I', script, cwd=tmp_path)
+    assert float(output.split('trained')[-1]) > 0

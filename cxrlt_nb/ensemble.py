@@ -1,4 +1,4 @@
-"""Several predictions made into one, matched by name, with weights that are learned out of fold
+"""Means of predictions, matched by name, with weights that are learned out of fold
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/ensemble.html.md"""
 
@@ -6,13 +6,9 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/ensemble.html.md"""
 
 # %% auto #0
 __all__ = [
-    'HOW',
-    'RELEASE_KEYS',
-    'align',
-    'on_scale',
+    'MEANS',
     'mean_ensemble',
     'out_of_fold',
-    'quick_map',
     'blend_weights',
     'nested_blend',
     'study_mean',
@@ -20,8 +16,7 @@ __all__ = [
     'write_submission',
 ]
 
-# %% ../nbs/06_ensemble.ipynb #1aec29c4
-import os
+# %% ../nbs/06_ensemble.ipynb #104fd017
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,225 +25,270 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit, logit, softmax
 
+from .files import write_atomically
 from .folds import kfold
-from .intervals import METRICS, by_label, paired_interval, percentile_interval, replicates
+from .intervals import paired_interval, percentile_interval, replicates
+from .metrics import METRICS, average_precision
 
 
-# %% ../nbs/06_ensemble.ipynb #9f491bf1
-def align(
-    frames,  # Prediction frames: a dict by name, or a list, which is then named 0, 1, …
-) -> dict:  # The same by name, rows and columns in the order of the first
-    "Bring frames into one order by image id and label; `ValueError` names what is missing, extra, twice there or no probability"
-    frames = dict(frames) if isinstance(frames, Mapping) else dict(enumerate(frames))
+# %% ../nbs/06_ensemble.ipynb #f98ed2e9
+def _named(frames) -> dict:
+    "Predictions by name; those of a list are named 0, 1, …"
+    return dict(frames) if isinstance(frames, Mapping) else dict(enumerate(frames))
+
+
+def _check_same(what, first, name, a, b):
+    "`ValueError` that says which images or labels `b` has twice, lacks, or has in addition to `a`"
+    if b.has_duplicates:
+        raise ValueError(f'prediction {name!r} has {what} {b[b.duplicated()][0]!r} twice')
+    lacks, more = a.difference(b, sort=False), b.difference(a, sort=False)
+    if len(lacks) or len(more):
+        raise ValueError(
+            f'prediction {name!r} does not have the {what}s of {first!r}: '
+            f'{len(lacks)} missing {lacks[:3].tolist()}, {len(more)} extra {more[:3].tolist()}'
+        )
+
+
+def _check_probabilities(name, frame):
+    "`ValueError` that names the first value outside [0,1]"
+    values = frame.to_numpy('float32', na_value=np.nan)
+    ok = (values >= 0) & (values <= 1)
+    if not ok.all():
+        r, c = np.argwhere(~ok)[0]
+        where = f'image {frame.index[r]!r}, label {frame.columns[c]!r}'
+        raise ValueError(f'prediction {name!r} is {values[r, c]} for {where}; it must be a number in [0,1]')
+
+
+# %% ../nbs/06_ensemble.ipynb #9924c199
+def _align(
+    frames,  # Predictions: a dict by name, or a list
+) -> dict:  # By name, rows and columns in the order of the first
+    "Bring predictions into one order by image id and label; `ValueError` if they do not match, or are no probabilities"
+    frames = _named(frames)
     if not frames:
-        raise ValueError('No predictions; one frame or more is wanted')
+        raise ValueError('no predictions; there must be at least one')
     first = next(iter(frames))
-    for name, f in frames.items():
-        for what, a, b in (('image', frames[first].index, f.index), ('label', frames[first].columns, f.columns)):
-            if b.has_duplicates:
-                raise ValueError(f'prediction {name!r} has {what} {b[b.duplicated()][0]!r} twice')
-            lacks, more = a.difference(b, sort=False), b.difference(a, sort=False)
-            if len(lacks) or len(more):
-                raise ValueError(
-                    f'prediction {name!r} does not have the {what}s of {first!r}: {len(lacks)} missing {lacks[:3].tolist()}, {len(more)} extra {more[:3].tolist()}'
-                )
-        v = f.to_numpy('float32', na_value=np.nan)
-        if not (ok := (v >= 0) & (v <= 1)).all():
-            r, c = np.argwhere(~ok)[0]
-            raise ValueError(
-                f'prediction {name!r} is {v[r, c]} for image {f.index[r]!r}, label {f.columns[c]!r}; a number in [0,1] is wanted'
-            )
-    return {k: f.loc[frames[first].index, frames[first].columns] for k, f in frames.items()}
+    rows, columns = frames[first].index, frames[first].columns
+    for name, frame in frames.items():
+        _check_same('image', first, name, rows, frame.index)
+        _check_same('label', first, name, columns, frame.columns)
+        _check_probabilities(name, frame)
+    return {name: frame.loc[rows, columns] for name, frame in frames.items()}
 
 
-# %% ../nbs/06_ensemble.ipynb #d5186f23
+# %% ../nbs/06_ensemble.ipynb #fc27b6d3
+def _same(x):
+    return x
+
+
+def _safe_logit(x):
+    return logit(np.clip(x, 1e-7, 1 - 1e-7, dtype='float64'))
+
+
 def _ranks(x):
     return pd.DataFrame(x).rank(pct=True).to_numpy('float32')
 
 
-#: On which scale predictions are averaged: onto the scale, and back.
-HOW = dict(
-    prob=(np.asarray, np.asarray),
-    logit=(lambda x: logit(np.clip(x, 1e-7, 1 - 1e-7, dtype='float64')), expit),
-    rank=(_ranks, np.asarray),
-)
+#: Kinds of mean by name: the function applied before averaging, and the one applied to the mean.
+MEANS = dict(prob=(_same, _same), logit=(_safe_logit, expit), rank=(_ranks, _same))
 
 
-def on_scale(
-    frames: dict,  # From `align`
-    how: str,  # "prob", "logit" or "rank"
+# %% ../nbs/06_ensemble.ipynb #e827a7c5
+def _transform(
+    frames: dict,  # From `_align`
+    how: str,  # A name in `MEANS`
 ) -> np.ndarray:  # `(M,N,C)`
-    "The predictions of M models on the scale on which they are averaged; `ValueError` for a scale that is not known"
-    if how not in HOW:
-        raise ValueError(f'how={how!r}; one of {list(HOW)} is wanted')
-    return np.stack([HOW[how][0](f.to_numpy('float32')) for f in frames.values()])
+    "The predictions of M models as they are averaged; `ValueError` for an unknown mean"
+    if how not in MEANS:
+        raise ValueError(f'unknown mean {how!r}; choose from {list(MEANS)}')
+    before, _ = MEANS[how]
+    return np.stack([before(frame.to_numpy('float32')) for frame in frames.values()])
 
 
-# %% ../nbs/06_ensemble.ipynb #194d1304
+# %% ../nbs/06_ensemble.ipynb #bd656b0f
+def _check_weights(weights, names) -> pd.Series:
+    "Weights in the order of `names`; `ValueError` if one is missing or negative, or if their sum is not 1"
+    if set(dict(weights)) != set(names):
+        raise ValueError(f'weights for {list(dict(weights))}, predictions {list(names)}; each needs one weight')
+    w = pd.Series(weights, index=list(names), dtype=float)
+    if not ((w >= 0).all() and np.isclose(w.sum(), 1)):
+        raise ValueError(f'weights {w.to_dict()}; they must be 0 or more and sum to 1')
+    return w
+
+
 def mean_ensemble(
     frames,  # Predictions of the same images: a dict by name, or a list
-    how: str = 'prob',  # Average "prob" (the paper), "logit" or "rank"
+    how: str = 'prob',  # Kind of mean: "prob" (the paper), "logit" or "rank"
     weights=None,  # Weight by name, a dict or Series, from `blend_weights`; equal if None
 ) -> pd.DataFrame:  # In the order of the first
-    "Mean of several predictions (§3.5, Figure 4); `ValueError` where they do not match, see `align`"
-    frames = align(frames)
-    w = pd.Series(weights if weights is not None else 1 / len(frames), index=list(frames), dtype=float)
-    if weights is not None and set(dict(weights)) != set(frames):
-        raise ValueError(f'weights for {list(dict(weights))}, predictions {list(frames)}; one weight each is wanted')
-    if not ((w >= 0).all() and np.isclose(w.sum(), 1)):
-        raise ValueError(f'weights {w.to_dict()}; numbers from 0 that sum to 1 are wanted')
-    first, x = next(iter(frames.values())), on_scale(frames, how)
-    mean = HOW[how][1](np.tensordot(w, x, 1))
+    "Mean of several predictions (§3.5, Figure 4); `ValueError` if they do not match"
+    frames = _align(frames)
+    w = _check_weights(dict.fromkeys(frames, 1 / len(frames)) if weights is None else weights, frames)
+    transformed = _transform(frames, how)
+    _, after = MEANS[how]
+    mean = after(np.tensordot(w, transformed, 1))
+    first = next(iter(frames.values()))
     return pd.DataFrame(np.clip(mean, 0, 1).astype('float32'), first.index, first.columns)
 
 
-# %% ../nbs/06_ensemble.ipynb #cdca2a92
+# %% ../nbs/06_ensemble.ipynb #ea35a446
 def out_of_fold(
     frames,  # Validation predictions, one of each fold: a dict by name, or a list
 ) -> pd.DataFrame:  # All their images
     "Join the predictions of folds that share no image; `ValueError` if they do, or if their labels differ"
-    frames = dict(frames) if isinstance(frames, Mapping) else dict(enumerate(frames))
+    frames = _named(frames)
     labels = next(iter(frames.values())).columns
-    for name, f in frames.items():
-        if set(f.columns) != set(labels):
-            raise ValueError(
-                f'fold {name!r} has labels {sorted(set(f.columns) ^ set(labels))[:3]} more or fewer than the first'
-            )
-    out = pd.concat([f[labels] for f in frames.values()])
-    if out.index.has_duplicates:
+    for name, frame in frames.items():
+        odd = set(frame.columns) ^ set(labels)
+        if odd:
+            raise ValueError(f'fold {name!r} does not have the labels of the first: {sorted(odd)[:3]} differ')
+    joined = pd.concat([frame[labels] for frame in frames.values()])
+    twice = joined.index[joined.index.duplicated()]
+    if len(twice):
         raise ValueError(
-            f'image {out.index[out.index.duplicated()][0]!r} is in the validation part of two folds ({int(out.index.duplicated().sum())} such images); folds of one split are wanted'
+            f'image {twice[0]!r} is in the validation part of two folds ({len(twice)} such images); '
+            'the folds must be of one split'
         )
-    return out
+    return joined
 
 
-# %% ../nbs/06_ensemble.ipynb #ee0d3102
-def quick_map(
-    y: np.ndarray,  # Targets 0/1, `(N,C)`
-    s: np.ndarray,  # Scores `(N,C)`
-) -> float:  # Mean over the labels that have a positive
-    "Macro mAP, ties included, as `mean_average_precision`: an image of rank r among all and k among the positives has precision k/r"
-
-    def ap(found, s):
-        hit, every = np.sort(s[found]), np.sort(s)
-        return ((len(hit) - np.searchsorted(hit, hit)) / (len(every) - np.searchsorted(every, hit))).mean()
-
-    return float(np.mean([ap(a, b) for a, b in zip(y.T.astype(bool), np.ascontiguousarray(s.T)) if a.any()]))
-
-
-# %% ../nbs/06_ensemble.ipynb #04ceaa1a
+# %% ../nbs/06_ensemble.ipynb #078ca3bd
 def blend_weights(
     oof_frames,  # Out-of-fold predictions of several models: a dict by name, or a list
-    y: pd.DataFrame,  # Targets 0/1, indexed by image id, one column a label
-    how: str = 'prob',  # Scale of the blend, see `mean_ensemble`
-) -> pd.Series:  # Weight of each model, in sum 1
-    "Weights on the simplex of the highest out-of-fold mAP, never below that of equal weights; deterministic"
-    frames = align(dict(targets=y) | align(oof_frames))
-    t, x, n = frames.pop('targets').to_numpy('float32'), on_scale(frames, how).astype('float32'), len(frames)
-    loss = lambda z: -quick_map(t, np.tensordot(softmax(z).astype('float32'), x, 1))
-    start = np.vstack([np.zeros(n), 2 * np.eye(n)])[: n + (n > 1)]
-    z = (
-        minimize(loss, start[0], method='Nelder-Mead', options=dict(initial_simplex=start, xatol=0.02, fatol=1e-5)).x
-        if n > 1
-        else start[0]
-    )
+    y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
+    how: str = 'prob',  # Kind of mean, see `mean_ensemble`
+) -> pd.Series:  # Weight of each model; their sum is 1
+    "Weights with the highest out-of-fold mAP, never below that of equal weights; deterministic"
+    frames = _align(dict(targets=y_true) | _align(oof_frames))
+    y = frames.pop('targets').to_numpy(bool)
+    positive, n = y.any(0), len(frames)
+    x = _transform(frames, how).astype('float32')
+
+    def loss(z):
+        "Minus the mAP of the blend with weights softmax(z)"
+        blend = np.tensordot(softmax(z).astype('float32'), x, 1)
+        return -np.mean([average_precision(t, s) for t, s in zip(y.T[positive], blend.T[positive])])
+
+    z = np.zeros(n)
+    if n > 1:
+        start = np.vstack([z, 2 * np.eye(n)])
+        options = dict(initial_simplex=start, xatol=0.02, fatol=1e-5)
+        z = minimize(loss, z, method='Nelder-Mead', options=options).x
     return pd.Series(softmax(z), index=list(frames), name='weight')
 
 
-# %% ../nbs/06_ensemble.ipynb #89c3067e
+# %% ../nbs/06_ensemble.ipynb #7786dddf
 def nested_blend(
     oof_frames,  # Out-of-fold predictions of several models: a dict by name, or a list
-    y: pd.DataFrame,  # Targets 0/1, indexed by image id, one column a label
+    y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
     patient_id: pd.Series,  # Patient of each image, indexed by image id
-    how: str = 'prob',  # Scale of the blend, see `mean_ensemble`
+    how: str = 'prob',  # Kind of mean, see `mean_ensemble`
     n_splits: int = 5,  # Parts of the patients
     seed: int = 0,  # Of the parts
-) -> tuple:  # Blend of all images, in the order of `y`; weights, one row a part
-    "Blend each part of the patients with weights learned on the others: a prediction whose own score is honest"
-    frames = {k: v for k, v in align(dict(targets=y) | align(oof_frames)).items() if k != 'targets'}
-    if len(gone := y.index.difference(patient_id.index)):
-        raise ValueError(f'no patient_id for {len(gone)} images, e.g. {gone[0]!r}')
-    part = kfold(y.assign(patient_id=patient_id.loc[y.index]), list(y), n_splits, seed=seed)
-    of = lambda rows: {k: f[rows] for k, f in frames.items()}
-    w = {k: blend_weights(of(part != k), y[part != k], how) for k in range(n_splits)}
-    return pd.concat([mean_ensemble(of(part == k), how, w[k]) for k in w]).loc[y.index], pd.DataFrame(w).T.rename_axis(
-        'part'
-    )
+) -> tuple:  # Blend of all images, in the order of `y_true`; weights, one row per part
+    "Blend each part of the patients with weights learned on the other parts, so that the blend can be scored on all images"
+    frames = _align(dict(targets=y_true) | _align(oof_frames))
+    del frames['targets']
+    missing = y_true.index.difference(patient_id.index)
+    if len(missing):
+        raise ValueError(f'no patient_id for {len(missing)} images, e.g. {missing[0]!r}')
+    part = kfold(y_true.assign(patient_id=patient_id.loc[y_true.index]), list(y_true), n_splits, seed=seed)
+    weights, blends = {}, []
+    for k in range(n_splits):
+        learn_on = {name: frame[part != k] for name, frame in frames.items()}
+        blend_of = {name: frame[part == k] for name, frame in frames.items()}
+        weights[k] = blend_weights(learn_on, y_true[part != k], how)
+        blends.append(mean_ensemble(blend_of, how, weights[k]))
+    return pd.concat(blends).loc[y_true.index], pd.DataFrame(weights).T.rename_axis('part')
 
 
-# %% ../nbs/06_ensemble.ipynb #4c4a2d56
+# %% ../nbs/06_ensemble.ipynb #222ff110
+def _view_weights(
+    view: pd.Series,  # View of each image; missing ones count as "unknown"
+    view_weights: dict,  # Weight by view
+) -> pd.Series:
+    "Weight of each image; `ValueError` names views without a weight"
+    names = view.astype(object).where(view.notna(), 'unknown')
+    unknown = sorted(set(names) - set(view_weights))
+    if unknown:
+        raise ValueError(f'no weight for views {unknown}; view_weights has {list(view_weights)}')
+    w = names.map(view_weights).astype(float)
+    if not (w > 0).all():
+        raise ValueError(f'view_weights={view_weights}; weights must be positive')
+    return w
+
+
 def study_mean(
     frame: pd.DataFrame,  # Prediction, indexed by image id
     study_id: pd.Series,  # Study of each image, indexed by image id
-    view: pd.Series | None = None,  # View of each image, indexed by image id; only for `view_weights`
+    view: pd.Series | None = None,  # View of each image, indexed by image id; only with `view_weights`
     view_weights: dict | None = None,  # Positive weight of each view and of "unknown"; equal if None
 ) -> pd.DataFrame:  # In the order of `frame`, equal within a study
-    "The (weighted) mean of each study written back to its images; `ValueError` names images without a study or views without a weight"
-    if len(gone := frame.index.difference(study_id.index)):
-        raise ValueError(f'no study_id for {len(gone)} images, e.g. {gone[0]!r}')
+    "Replace the prediction of each image by the (weighted) mean of its study; `ValueError` names images without a study"
+    missing = frame.index.difference(study_id.index)
+    if len(missing):
+        raise ValueError(f'no study_id for {len(missing)} images, e.g. {missing[0]!r}')
     if (view is None) != (view_weights is None):
         raise ValueError('view and view_weights belong together; give both or neither')
-    w = pd.Series(1.0, frame.index)
-    if view is not None:
-        names = view.reindex(frame.index).astype(object)
-        names = names.where(names.notna(), 'unknown')
-        if unknown := sorted(set(names) - set(view_weights)):
-            raise ValueError(f'no weight for views {unknown}; view_weights has {list(view_weights)}')
-        w = names.map(view_weights).astype(float)
-        if not (w > 0).all():
-            raise ValueError(f'view_weights={view_weights}; positive numbers are wanted')
-    by = study_id.loc[frame.index]
-    return (
-        frame.mul(w, axis=0).groupby(by).transform('sum').div(w.groupby(by).transform('sum'), axis=0).astype('float32')
-    )
+    w = pd.Series(1.0, frame.index) if view is None else _view_weights(view.reindex(frame.index), view_weights)
+    study = study_id.loc[frame.index]
+    weighted_sum = frame.mul(w, axis=0).groupby(study).transform('sum')
+    return weighted_sum.div(w.groupby(study).transform('sum'), axis=0).astype('float32')
 
 
-# %% ../nbs/06_ensemble.ipynb #15b78899
+# %% ../nbs/06_ensemble.ipynb #1d8e2471
+def _step(y, p, patient_id, n, seed) -> dict:
+    "Value and replicates `(n,)` of each macro metric"
+    reps, step = replicates(y, p, patient_id, n, seed, metrics=list(METRICS)), {}
+    for m, metric in METRICS.items():
+        v = metric.by_label(y, p)
+        step[m] = v.mean(), reps[m].loc[:, v.notna()].mean(axis=1)
+    return step
+
+
 def ladder(
-    y: pd.DataFrame,  # Targets 0/1, indexed by image id, one column a label
+    y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
     steps: dict,  # Prediction of each step by name, in order
-    patient_id,  # Patient of each row of `y`
+    patient_id,  # Patient of each row of `y_true`
     n: int = 1000,  # Replicates
-    seed: int = 0,  # Of the draws, shared by all steps
-) -> (
-    pd.DataFrame
-):  # By (step, metric): value, low, high; difference to the step above, diff_low, diff_high (95 %), other_side
-    "mAP, mAUC and mF1 at 0.5 of each step with intervals over patients, and paired differences (§4.4)"
-    steps, rows, before = align(dict(targets=y) | align(steps)), {}, {}
-    for name in list(steps)[1:]:
-        reps, now = replicates(y, steps[name], patient_id, n, seed), {}
-        for m in METRICS:
-            v = by_label(m, y, steps[name])
-            now[m] = v.mean(), reps[m].loc[:, v.notna()].mean(axis=1)
-            rows[name, m] = dict(value=now[m][0], **percentile_interval(now[m][1]))
+    seed: int = 0,  # Of the draws, the same for all steps
+) -> pd.DataFrame:  # By (step, metric): value, low, high; difference to the step above, diff_low, diff_high, other_side
+    "All metrics of each step with 95 % intervals over patients, and paired differences; F1 at threshold 0.5 (§4.4)"
+    frames = _align(dict(targets=y_true) | _align(steps))
+    rows, before = {}, {}
+    for name in steps:
+        step = _step(y_true, frames[name], patient_id, n, seed)
+        for m, (value, reps) in step.items():
+            rows[name, m] = dict(value=value, **percentile_interval(reps))
             if before:
-                rows[name, m] |= paired_interval(now[m][0] - before[m][0], now[m][1] - before[m][1], prefix='diff_')
-        before = now
+                value_before, reps_before = before[m]
+                rows[name, m] |= paired_interval(value - value_before, reps - reps_before, prefix='diff_')
+        before = step
     return pd.DataFrame(rows).T.rename_axis(['step', 'metric'])
 
 
-# %% ../nbs/06_ensemble.ipynb #550f5d1f
-#: Columns of a release's csv that are no labels.
-RELEASE_KEYS = ['dicom_id', 'subject_id', 'study_id', 'ViewPosition', 'ViewCodeSequence_CodeMeaning', 'path', 'fpath']
+# %% ../nbs/06_ensemble.ipynb #1ab9e564
+#: Columns of a release's csv that are not labels.
+_RELEASE_KEYS = ['dicom_id', 'subject_id', 'study_id', 'ViewPosition', 'ViewCodeSequence_CodeMeaning', 'path', 'fpath']
 
 
 def write_submission(
     frame: pd.DataFrame,  # Prediction, indexed by image id
-    path: str | Path,  # Where to: a .zip
+    path: str | Path,  # File to write: a .zip
     like,  # The sample submission or the split's csv: a file, or its frame
 ) -> pd.DataFrame:  # What was written
-    "Write a CXR-LT submission whole or not at all; `ValueError` names images and labels that the sample has not, or has more"
-    path, sample = Path(path), like if isinstance(like, pd.DataFrame) else pd.read_csv(like, dtype={'dicom_id': 'str'})
+    "Write a CXR-LT submission completely or not at all; `ValueError` names images and labels that do not match the sample"
+    path = Path(path)
+    sample = like if isinstance(like, pd.DataFrame) else pd.read_csv(like, dtype={'dicom_id': 'str'})
     if path.suffix != '.zip':
-        raise ValueError(f'{path.name}: a submission is a .zip')
+        raise ValueError(f'{path.name}: a submission must be a .zip')
     if 'dicom_id' not in sample:
         raise ValueError(f"the sample has no column 'dicom_id'; it has {list(sample)}")
-    labels = [o for o in sample if o not in RELEASE_KEYS] or list(frame)
-    p = frame.rename(columns={'No Finding': 'Normal'}) if 'Normal' in labels else frame
-    out = align(dict(sample=pd.DataFrame(0.0, sample.dicom_id, labels), submission=p))['submission'].rename_axis(
-        'dicom_id'
-    )
-    tmp = path.with_name(f'{path.name}.tmp')
-    out.to_csv(tmp, compression=dict(method='zip', archive_name=f'{path.stem}.csv'))
-    os.replace(tmp, path)
+    labels = [column for column in sample if column not in _RELEASE_KEYS] or list(frame)
+    if 'Normal' in labels:
+        frame = frame.rename(columns={'No Finding': 'Normal'})
+    order = pd.DataFrame(0.0, sample.dicom_id, labels)
+    out = _align(dict(sample=order, submission=frame))['submission'].rename_axis('dicom_id')
+    with write_atomically(path) as tmp:
+        out.to_csv(tmp, compression=dict(method='zip', archive_name=f'{path.stem}.csv'))
     return out

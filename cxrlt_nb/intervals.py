@@ -1,4 +1,4 @@
-"""How far a figure would move with other patients, and how much of it is guessing
+"""Bootstrap intervals over patients, paired differences, and the level that chance reaches
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/intervals.html.md"""
 
@@ -6,42 +6,36 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/intervals.html.md"""
 
 # %% auto #0
 __all__ = [
-    'LANES',
-    'METRICS',
-    'ranking',
-    'walk',
-    'draws',
     'replicates',
-    'by_label',
     'percentile_interval',
-    'paired_interval',
     'bootstrap',
     'label_intervals',
-    'plot_labels',
+    'paired_interval',
     'bootstrap_difference',
     'chance_level',
     'beats_chance',
+    'plot_labels',
 ]
 
-# %% ../nbs/04b_intervals.ipynb #4079cf80
+# %% ../nbs/04b_intervals.ipynb #7dd9abb2
 import numpy as np
 import pandas as pd
 from fastcore.basics import AttrDict
 from numba import njit, prange
 from threadpoolctl import threadpool_limits
 
-from .metrics import auc, average_precision, checked, f1, per_label
+from .metrics import METRICS, average_precision, check_scores, label_thresholds
 
 
-# %% ../nbs/04b_intervals.ipynb #c95cb3b7
-def ranking(
+# %% ../nbs/04b_intervals.ipynb #5f00ece8
+def _ranking(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
-    threshold=0.5,  # For F1: one number, or one a label
-) -> AttrDict:  # `row`, `y`, `last` (all `(C,N)`): rows from the highest score down, their target, and whether a tie ends there; `cut` `(C,)`; `names`
-    "Each label's rows sorted by falling score; `cut` counts the scores at or above `threshold`"
-    y, s, names = checked(y_true, y_score)
-    cut = (s >= per_label(threshold, names)).sum(0)
+    threshold=0.5,  # For F1: one number, or one per label
+) -> AttrDict:  # `row`, `y`, `last` (all `(C,N)`): row, its target, whether a tie ends there; `cut` `(C,)`; `names`
+    "The rows of each label from the highest score down; `cut` counts the scores at or above `threshold`"
+    y, s, names = check_scores(y_true, y_score)
+    cut = (s >= label_thresholds(threshold, names)).sum(0)
     row = np.argsort(-s.T, axis=1, kind='stable').astype('int32')
     s, y = np.take_along_axis(s.T, row, 1), np.take_along_axis(y.T, row, 1)
     last = np.ones(s.shape, bool)
@@ -49,292 +43,306 @@ def ranking(
     return AttrDict(row=row, y=y.astype(bool), last=last, cut=cut, names=names)
 
 
-# %% ../nbs/04b_intervals.ipynb #1f924704
-LANES = 16  # replicates walked side by side
+# %% ../nbs/04b_intervals.ipynb #10b9ae2b
+_LANES = 16  # replicates that are walked side by side
 
 
 @njit(parallel=True, cache=True)
 def _walk(unit, y, last, cut, weight):
-    "AP, AUC and F1 `(3,C,B,LANES)` of rows `(C,N)` in falling order, row i counted `weight[:,unit[i]]` times; `weight` is `(B,units,LANES)`"
-    C, N, B = y.shape[0], y.shape[1], weight.shape[0]
-    out = np.empty((3, C, B, LANES))
-    for job in prange(C * B):
-        c, b = job % C, job // C
-        tp, n, gp, gn, ap, au, tp_cut, n_cut = np.zeros((8, LANES))
-        positive = False  # is there one among the tied rows?
-        for i in range(N):
+    "AP, AUC and F1 `(3,C,B,lanes)` of ranked rows `(C,N)`; row i counts `weight[:,unit[i]]` times; `weight` is `(B,units,lanes)`"
+    n_labels, n_rows, n_batches = y.shape[0], y.shape[1], weight.shape[0]
+    out = np.empty((3, n_labels, n_batches, _LANES))
+    for task in prange(n_labels * n_batches):
+        c, b = task % n_labels, task // n_labels
+        tp, n, tied_pos, tied_neg, ap, auc, tp_at_cut, n_at_cut = np.zeros((8, _LANES))
+        positive_in_tie = False
+        for i in range(n_rows):
             w = weight[b, unit[c, i]]
             if y[c, i]:
-                positive = True
-                for r in range(LANES):
-                    gp[r] += w[r]
+                positive_in_tie = True
+                for r in range(_LANES):
+                    tied_pos[r] += w[r]
             else:
-                for r in range(LANES):
-                    gn[r] += w[r]
+                for r in range(_LANES):
+                    tied_neg[r] += w[r]
             if last[c, i]:
-                for r in range(LANES):
-                    au[r] += gn[r] * (tp[r] + 0.5 * gp[r])
-                for r in range(LANES):
-                    n[r] += gn[r]
-                if positive:
-                    for r in range(LANES):
-                        tp[r] += gp[r]
-                        n[r] += gp[r]
-                        ap[r] += gp[r] * tp[r] / max(n[r], 1.0)
-                    positive = False
-                    gp[:] = 0
-                gn[:] = 0
+                for r in range(_LANES):
+                    auc[r] += tied_neg[r] * (tp[r] + 0.5 * tied_pos[r])
+                for r in range(_LANES):
+                    n[r] += tied_neg[r]
+                if positive_in_tie:
+                    for r in range(_LANES):
+                        tp[r] += tied_pos[r]
+                        n[r] += tied_pos[r]
+                        ap[r] += tied_pos[r] * tp[r] / max(n[r], 1.0)
+                    positive_in_tie = False
+                    tied_pos[:] = 0
+                tied_neg[:] = 0
             if i + 1 == cut[c]:
-                tp_cut[:] = tp
-                n_cut[:] = n
-        for r in range(LANES):
+                tp_at_cut[:] = tp
+                n_at_cut[:] = n
+        for r in range(_LANES):
             out[0, c, b, r] = ap[r] / tp[r] if tp[r] > 0 else np.nan
-            out[1, c, b, r] = au[r] / (tp[r] * (n[r] - tp[r])) if 0 < tp[r] < n[r] else np.nan
-            out[2, c, b, r] = 2 * tp_cut[r] / (n_cut[r] + tp[r]) if tp[r] > 0 else np.nan
+            out[1, c, b, r] = auc[r] / (tp[r] * (n[r] - tp[r])) if 0 < tp[r] < n[r] else np.nan
+            out[2, c, b, r] = 2 * tp_at_cut[r] / (n_at_cut[r] + tp[r]) if tp[r] > 0 else np.nan
     return out
 
 
-# %% ../nbs/04b_intervals.ipynb #ad194b92
-def walk(
-    *ranked,  # Arguments of `_walk`
-):  # What it returns
-    "`_walk`, leaving everybody's number of threads as it was"
+# %% ../nbs/04b_intervals.ipynb #f73bc144
+def _weighted_scores(
+    unit,  # Patient of each ranked row, `(C,N)` int32
+    ranked: AttrDict,  # From `_ranking`
+    times,  # How often each patient was drawn, `(batches, patients, lanes)`
+) -> np.ndarray:  # AP, AUC and F1, `(3,C,batches,lanes)`
+    "`_walk`, with the number of threads of other libraries as before"
     with threadpool_limits(None):
-        return _walk(*ranked)
+        return _walk(unit, ranked.y, ranked.last, ranked.cut, times)
 
 
-# %% ../nbs/04b_intervals.ipynb #4b14bb12
-def draws(
-    n_units: int,  # Number of patients
+# %% ../nbs/04b_intervals.ipynb #48131896
+def _draw_patients(
+    n_patients: int,  # Number of patients
     n: int = 1000,  # Replicates
-    seed: int = 0,  # Of numpy's generator
-) -> np.ndarray:  # `(batches, n_units, LANES)`: how often each patient was drawn, float32
-    "Bootstrap multiplicities: `n_units` draws with replacement a replicate, `n` rounded up to whole batches of `LANES`"
-    rng, batches = np.random.default_rng(seed), -(-n // LANES)
-    out = np.empty((batches, n_units, LANES), 'float32')
+    seed: int = 0,  # Of NumPy's generator
+) -> np.ndarray:  # `(batches, n_patients, lanes)`: how often each patient was drawn, float32
+    "Draw `n_patients` patients with replacement for each replicate; `n` is rounded up to whole batches"
+    rng, batches = np.random.default_rng(seed), -(-n // _LANES)
+    out = np.empty((batches, n_patients, _LANES), 'float32')
     for b in range(batches):
-        drawn = rng.integers(0, n_units, (n_units, LANES)) * LANES + np.arange(LANES)
-        out[b] = np.bincount(drawn.ravel(), minlength=n_units * LANES).reshape(n_units, LANES)
+        drawn = rng.integers(0, n_patients, (n_patients, _LANES)) * _LANES + np.arange(_LANES)
+        out[b] = np.bincount(drawn.ravel(), minlength=n_patients * _LANES).reshape(n_patients, _LANES)
     return out
 
 
-# %% ../nbs/04b_intervals.ipynb #09b30245
+# %% ../nbs/04b_intervals.ipynb #ea8586fb
+#: The metrics that the walk computes, in its order.
+_WALKED = {name: METRICS[name] for name in ('map', 'mauc', 'mf1')}
+
+
+def _recompute(metric, y, s, unit, times, n, threshold) -> np.ndarray:  # `(n,C)`
+    "Values of a metric in `n` replicates, computed on repeated rows"
+    values = []
+    for k in range(n):
+        batch, lane = divmod(k, _LANES)
+        rows = np.repeat(np.arange(len(y)), times[batch, unit, lane].astype(int))
+        values.append(metric.by_label(y[rows], s[rows], threshold))
+    return np.array(values)
+
+
+def _patient_codes(patient_id, n_rows) -> tuple:  # `(n_rows,)` int32 codes, number of patients
+    "Patients as whole numbers; `ValueError` if some are missing, or if there are fewer than two"
+    unit, patients = pd.factorize(np.asarray(patient_id), sort=True)
+    if len(unit) != n_rows:
+        raise ValueError(f'{len(unit)} patient_ids for {n_rows} rows')
+    if (unit < 0).any():
+        raise ValueError(f'patient_id is missing at row {int((unit < 0).argmax())}')
+    if len(patients) < 2:
+        raise ValueError(f'an interval over patients needs two or more; there is {len(patients)}')
+    return unit.astype('int32'), len(patients)
+
+
+# %% ../nbs/04b_intervals.ipynb #4ea78933
 def replicates(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
     patient_id,  # Patient of each row
     n: int = 1000,  # Replicates
-    seed: int = 0,  # The same seed and patients give the same replicates, whatever the scores
-    threshold=0.5,  # For F1: one number, or one a label
-) -> dict:  # "map", "mauc", "mf1": frames `(n,C)` of each replicate's value by label, NaN where the replicate lacks a positive (or negative)
-    "AP, AUC and F1 of every label in `n` bootstrap samples of patients"
-    k = ranking(y_true, y_score, threshold)
-    unit, ids = pd.factorize(np.asarray(patient_id), sort=True)
-    if len(unit) != k.y.shape[1]:
-        raise ValueError(f'{len(unit)} patient_ids for {k.y.shape[1]} rows')
-    if (unit < 0).any():
-        raise ValueError(f'patient_id is missing at row {int((unit < 0).argmax())}')
-    if len(ids) < 2:
-        raise ValueError(f'{len(ids)} patient; an interval over patients wants two or more')
-    out = walk(unit.astype('int32')[k.row], k.y, k.last, k.cut, draws(len(ids), n, seed))
-    return {
-        m: pd.DataFrame(x.reshape(len(k.names), -1)[:, :n].T, columns=k.names)
-        for m, x in zip(('map', 'mauc', 'mf1'), out)
-    }
+    seed: int = 0,  # The same seed and patients give the same draws, whatever the scores
+    threshold=0.5,  # For F1: one number, or one per label
+    metrics=tuple(_WALKED),  # Names in `METRICS`
+) -> dict:  # By metric, a frame `(n,C)`: value in each replicate by label; NaN if undefined in the replicate
+    "Metrics of every label in `n` bootstrap samples of patients"
+    ranked = _ranking(y_true, y_score, threshold)
+    unit, n_patients = _patient_codes(patient_id, ranked.y.shape[1])
+    times, out = _draw_patients(n_patients, n, seed), {}
+    walked = [m for m in metrics if METRICS[m] is _WALKED.get(m)]
+    if walked:
+        values = _weighted_scores(unit[ranked.row], ranked, times).reshape(3, len(ranked.names), -1)[:, :, :n]
+        out = dict(zip(_WALKED, values.transpose(0, 2, 1)))
+    for m in set(metrics) - set(walked):
+        y, s, names = check_scores(y_true, y_score)
+        out[m] = _recompute(METRICS[m], y, s, unit, times, n, label_thresholds(threshold, names))
+    return {m: pd.DataFrame(out[m], columns=ranked.names) for m in metrics}
 
 
-# %% ../nbs/04b_intervals.ipynb #d31d383b
-METRICS = dict(map=average_precision, mauc=auc, mf1=f1)
-
-
-def by_label(
-    metric: str,  # "map", "mauc" or "mf1"
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`
-    threshold=0.5,  # For F1: one number, or one a label
-) -> pd.Series:  # Value of each label
-    "The metric of each label on the images as they are; `ValueError` if it is unknown, or undefined for all labels"
-    if metric not in METRICS:
-        raise ValueError(f'metric {metric!r}; one of {list(METRICS)} is wanted')
-    v = METRICS[metric](y_true, y_score, *([threshold] if metric == 'mf1' else []))
-    if v.isna().all():
-        raise ValueError(f'{metric} is undefined: no label has a positive')
-    return v
-
-
-# %% ../nbs/04b_intervals.ipynb #096cfd04
+# %% ../nbs/04b_intervals.ipynb #882c25de
 def percentile_interval(
-    reps,  # Replicates
+    reps,  # Replicates `(n,)`, or a frame `(n,C)`
     level: float = 0.95,  # Coverage
-    prefix: str = '',  # Of the names
-) -> dict:  # low, high
-    "The middle of the replicates (Efron's percentile interval)"
-    return {
-        f'{prefix}{k}': v for k, v in zip(('low', 'high'), np.nanquantile(reps, [(1 - level) / 2, (1 + level) / 2]))
-    }
+    prefix: str = '',  # Of the names "low" and "high"
+) -> dict:  # low, high: numbers, or a Series each
+    "The middle of the replicates (Efron's percentile interval); NaN are left out"
+    reps = reps if isinstance(reps, pd.DataFrame) else pd.Series(np.asarray(reps))
+    ends = reps.quantile([(1 - level) / 2, (1 + level) / 2])
+    return {f'{prefix}low': ends.iloc[0], f'{prefix}high': ends.iloc[1]}
 
 
-def paired_interval(
-    difference,  # b − a on the images as they are
-    reps,  # Its replicates, both on the same draws
-    level: float = 0.95,  # Coverage
-    prefix: str = '',  # Of low and high
-) -> dict:  # difference, low, high; other_side: share of replicates that are zero or of the other sign
-    "A paired difference and what its replicates say of it"
-    return dict(
-        difference=difference,
-        **percentile_interval(reps, level, prefix),
-        other_side=np.mean(np.asarray(reps) * np.sign(difference) <= 0),
-    )
+# %% ../nbs/04b_intervals.ipynb #fd1065ce
+def _metric_names(metric) -> list:
+    "One name or several as a list; `ValueError` for an unknown one"
+    names = [metric] if isinstance(metric, str) else list(metric)
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f'unknown metric {name!r}; choose from {list(METRICS)}')
+    return names
 
 
-# %% ../nbs/04b_intervals.ipynb #349ad5c2
+def _values(names, y_true, y_score, threshold) -> dict:
+    "Value of each label by metric; `ValueError` if a metric is undefined for all labels"
+    values = {m: METRICS[m].by_label(y_true, y_score, threshold) for m in names}
+    for m, v in values.items():
+        if v.isna().all():
+            raise ValueError(f'{m} is undefined: no label has a positive image')
+    return values
+
+
+def _as_table(rows, metric, counts):
+    "One metric as a Series, several as a frame with whole numbers in `counts`"
+    if isinstance(metric, str):
+        return pd.Series(rows[metric], name=metric)
+    return pd.DataFrame(rows).T.astype(dict.fromkeys(counts, int))
+
+
+# %% ../nbs/04b_intervals.ipynb #94011b56
 def bootstrap(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
     patient_id,  # Patient of each row; all images of one are drawn together
-    metric='map',  # "map", "mauc" or "mf1" gives a Series; a list of them a frame
+    metric='map',  # A name in `METRICS` gives a Series; a list of names gives a frame
     n: int = 1000,  # Replicates
     seed: int = 0,  # Of the draws
     level: float = 0.95,  # Coverage of the interval
-    threshold=0.5,  # For F1: one number, or one a label
+    threshold=0.5,  # For F1: one number, or one per label
 ):  # value, low, high; bias: mean replicate − value; labels averaged; short: replicates that lack one of them
     "Macro metric with its percentile interval over patients"
-    values = {m: by_label(m, y_true, y_score, threshold) for m in ([metric] if isinstance(metric, str) else metric)}
-    reps = replicates(y_true, y_score, patient_id, n, seed, threshold)
+    names = _metric_names(metric)
+    values = _values(names, y_true, y_score, threshold)
+    reps = replicates(y_true, y_score, patient_id, n, seed, threshold, names)
     rows = {}
     for m, v in values.items():
-        r = reps[m].loc[:, v.notna().to_numpy()]
-        x = r.mean(axis=1)
+        defined = reps[m].loc[:, v.notna().to_numpy()]
+        means = defined.mean(axis=1)
         rows[m] = dict(
             value=v.mean(),
-            **percentile_interval(x, level),
-            bias=x.mean() - v.mean(),
+            **percentile_interval(means, level),
+            bias=means.mean() - v.mean(),
             labels=int(v.notna().sum()),
-            short=int(r.isna().any(axis=1).sum()),
+            short=int(defined.isna().any(axis=1).sum()),
         )
-    return (
-        pd.Series(rows[metric], name=metric)
-        if isinstance(metric, str)
-        else pd.DataFrame(rows).T.astype(dict(labels=int, short=int))
-    )
+    return _as_table(rows, metric, ['labels', 'short'])
 
 
-# %% ../nbs/04b_intervals.ipynb #f9150566
+# %% ../nbs/04b_intervals.ipynb #0d4136b2
 def label_intervals(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
     patient_id,  # Patient of each row
-    metric='map',  # "map" (AP), "mauc" (AUC) or "mf1" (F1)
+    metric='map',  # A name in `METRICS`
     n: int = 1000,  # Replicates
     seed: int = 0,  # Of the draws
     level: float = 0.95,  # Coverage of the interval
-    threshold=0.5,  # For F1: one number, or one a label
+    threshold=0.5,  # For F1: one number, or one per label
 ) -> pd.DataFrame:  # By label: n_pos, value, low, high; short: replicates in which it has no value
     "Metric of each label with its percentile interval over patients"
-    v = by_label(metric, y_true, y_score, threshold)
-    r = replicates(y_true, y_score, patient_id, n, seed, threshold)[metric]
-    q = r.quantile([(1 - level) / 2, (1 + level) / 2])
-    return pd.DataFrame(
-        dict(
-            n_pos=checked(y_true, y_score)[0].sum(0, dtype=int),
-            value=v,
-            low=q.iloc[0],
-            high=q.iloc[1],
-            short=r.isna().sum(),
-        )
-    )
+    names = _metric_names(metric)
+    value = _values(names, y_true, y_score, threshold)[metric]
+    reps = replicates(y_true, y_score, patient_id, n, seed, threshold, names)[metric]
+    n_pos = check_scores(y_true, y_score)[0].sum(0, dtype=int)
+    return pd.DataFrame(dict(n_pos=n_pos, value=value, **percentile_interval(reps, level), short=reps.isna().sum()))
 
 
-# %% ../nbs/04b_intervals.ipynb #2b3f372d
-def plot_labels(
-    table: pd.DataFrame,  # `label_intervals`
-    chance: pd.Series | None = None,  # What chance gets, by label: `beats_chance(...)['p95']`
-    ax=None,  # Axes to draw on
-):  # The axes
-    "Each label's value with its interval, the commonest on top, and what chance gets"
-    t = table.sort_values('n_pos')
-    ax = t.reset_index(names='label').plot.scatter('value', 'label', s=12, ax=ax)
-    ax.hlines(t.index, t.low, t.high, lw=1)
-    if chance is not None:
-        ax.plot(chance[t.index], t.index, 'C3|', ms=6, label='chance, 95th percentile')
-    ax.set_yticks(range(len(t)), [f'{l} ({n:,})' for l, n in t.n_pos.items()], fontsize=7)
-    ax.set(xlabel='value, 95 % interval over patients', ylabel='')
-    if chance is not None:
-        ax.legend(fontsize=7, frameon=False, loc='center right')
-    return ax
+# %% ../nbs/04b_intervals.ipynb #805c99f1
+def paired_interval(
+    difference,  # b − a on the images as they are
+    reps,  # Its replicates, `(n,)`, both models on the same draws
+    level: float = 0.95,  # Coverage
+    prefix: str = '',  # Of the names "low" and "high"
+) -> dict:  # difference, low, high; other_side: share of replicates that are zero or have the other sign
+    "A paired difference with its percentile interval"
+    other_side = np.mean(np.asarray(reps) * np.sign(difference) <= 0)
+    return dict(difference=difference, **percentile_interval(reps, level, prefix), other_side=other_side)
 
 
-# %% ../nbs/04b_intervals.ipynb #ad592207
+# %% ../nbs/04b_intervals.ipynb #30f5f64b
 def bootstrap_difference(
     y_true,  # Targets, 0/1, `(N,C)`
-    p_a,  # Scores of the one
-    p_b,  # Scores of the other
+    score_a,  # Scores of model a, `(N,C)`
+    score_b,  # Scores of model b, `(N,C)`
     patient_id,  # Patient of each row
-    metric='map',  # "map", "mauc" or "mf1" gives a Series; a list of them a frame
+    metric='map',  # A name in `METRICS` gives a Series; a list of names gives a frame
     n: int = 1000,  # Replicates
-    seed: int = 0,  # Of the draws, shared by both
+    seed: int = 0,  # Of the draws, the same for both
     level: float = 0.95,  # Coverage of the interval
-    threshold=0.5,  # For F1: one number, or one a label
+    threshold=0.5,  # For F1: one number, or one per label
 ):  # a, b, difference b−a, low, high, other_side; short: replicates that lack a label
     "Paired difference of a macro metric, b minus a, with its percentile interval over patients"
-    metrics = [metric] if isinstance(metric, str) else metric
-    values = {m: [by_label(m, y_true, p, threshold) for p in (p_a, p_b)] for m in metrics}
-    ra, rb = (replicates(y_true, p, patient_id, n, seed, threshold) for p in (p_a, p_b))
+    names = _metric_names(metric)
+    values_a, values_b = (_values(names, y_true, s, threshold) for s in (score_a, score_b))
+    reps_a, reps_b = (replicates(y_true, s, patient_id, n, seed, threshold, names) for s in (score_a, score_b))
     rows = {}
-    for m, (va, vb) in values.items():
-        a, b, d = va.mean(), vb.mean(), rb[m].mean(axis=1) - ra[m].mean(axis=1)
-        short = int(ra[m].loc[:, va.notna().to_numpy()].isna().any(axis=1).sum())
-        rows[m] = dict(a=a, b=b, **paired_interval(b - a, d, level), short=short)
-    return (
-        pd.Series(rows[metric], name=metric)
-        if isinstance(metric, str)
-        else pd.DataFrame(rows).T.astype(dict(short=int))
-    )
+    for m in names:
+        a, b = values_a[m].mean(), values_b[m].mean()
+        difference = reps_b[m].mean(axis=1) - reps_a[m].mean(axis=1)
+        defined = reps_a[m].loc[:, values_a[m].notna().to_numpy()]
+        short = int(defined.isna().any(axis=1).sum())
+        rows[m] = dict(a=a, b=b, **paired_interval(b - a, difference, level), short=short)
+    return _as_table(rows, metric, ['short'])
 
 
-# %% ../nbs/04b_intervals.ipynb #bea2e569
+# %% ../nbs/04b_intervals.ipynb #db87187d
 def chance_level(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
     n_perm: int = 200,  # Permutations
     seed: int = 0,  # Of the permutations
 ) -> AttrDict:  # level, p95: mean and 95th percentile of the macro mAP; label_mean, label_p95: the same by label
-    "mAP of these very scores when their rows are dealt to the images at random"
-    y, s, names = checked(y_true, y_score)
-    rank = np.stack([len(c) - np.searchsorted(np.sort(c), c) for c in s.T])  # how many rows score as high or higher
-    found = [np.flatnonzero(c) for c in y.T]
-
-    def ap(r):
-        "Average precision of positives at these ranks: the mean precision at each"
-        r = np.sort(r)
-        return (np.searchsorted(r, r, 'right') / r).mean() if len(r) else np.nan
-
-    rng = np.random.default_rng(seed)
-    deals = (rng.permutation(len(y)) for _ in range(n_perm))
-    a = pd.DataFrame([[ap(r[d[f]]) for r, f in zip(rank, found)] for d in deals], columns=names)
-    m = a.mean(axis=1)
+    "mAP of these scores after their rows are assigned to the images at random"
+    y, s, names = check_scores(y_true, y_score)
+    ranks = [len(c) - np.searchsorted(np.sort(c), c) for c in s.T]
+    positives = [np.flatnonzero(c) for c in y.T]
+    rng, ap = np.random.default_rng(seed), np.empty((n_perm, len(names)))
+    for k in range(n_perm):
+        row = rng.permutation(len(y))
+        for c, (rank, at) in enumerate(zip(ranks, positives)):
+            ap[k, c] = average_precision(np.ones(len(at), bool), rank=rank[row[at]])  # only positives' ranks count
+    ap = pd.DataFrame(ap, columns=names)
+    macro, label_p95 = ap.mean(axis=1), ap.quantile(0.95).rename(None)
     return AttrDict(
-        level=float(m.mean()), p95=float(m.quantile(0.95)), label_mean=a.mean(), label_p95=a.quantile(0.95).rename(None)
+        level=float(macro.mean()), p95=float(macro.quantile(0.95)), label_mean=ap.mean(), label_p95=label_p95
     )
 
 
-# %% ../nbs/04b_intervals.ipynb #882b8a4a
+# %% ../nbs/04b_intervals.ipynb #5f062ff2
 def beats_chance(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
     n_perm: int = 200,  # Permutations
     seed: int = 0,  # Of the permutations
-) -> pd.DataFrame:  # By label: n_pos, ap, chance (mean), p95, above (ap > p95; False without a positive)
-    "Average precision of each label beside what its scores get by chance"
-    g = chance_level(y_true, y_score, n_perm, seed)
-    ap = average_precision(y_true, y_score)
-    return pd.DataFrame(
-        dict(
-            n_pos=checked(y_true, y_score)[0].sum(0, dtype=int),
-            ap=ap,
-            chance=g.label_mean,
-            p95=g.label_p95,
-            above=ap > g.label_p95,
-        )
-    )
+    chance: AttrDict | None = None,  # From `chance_level`, if it is known already
+) -> pd.DataFrame:  # By label: n_pos, ap, chance (mean), chance_p95, above (ap > chance_p95; False without a positive)
+    "Average precision of each label beside the level that its scores reach by chance"
+    if chance is None:
+        chance = chance_level(y_true, y_score, n_perm, seed)
+    ap = METRICS['map'].by_label(y_true, y_score)
+    n_pos = check_scores(y_true, y_score)[0].sum(0, dtype=int)
+    levels = dict(chance=chance.label_mean, chance_p95=chance.label_p95)
+    return pd.DataFrame(dict(n_pos=n_pos, ap=ap, **levels, above=ap > chance.label_p95))
+
+
+# %% ../nbs/04b_intervals.ipynb #ab506074
+def plot_labels(
+    table: pd.DataFrame,  # From `label_intervals`
+    chance: pd.Series | None = None,  # What chance reaches by label, e.g. `beats_chance(...).chance_p95`
+    ax=None,  # Axes to draw on
+):  # The axes
+    "Each label's value with its interval, the most common on top, and the level of chance"
+    table = table.sort_values('n_pos')
+    ax = table.reset_index(names='label').plot.scatter('value', 'label', s=12, ax=ax)
+    ax.hlines(table.index, table.low, table.high, lw=1)
+    if chance is not None:
+        ax.plot(chance[table.index], table.index, 'C3|', ms=6, label='chance, 95th percentile')
+        ax.legend(fontsize=9, frameon=False, loc='center right')
+    ax.set_yticks(range(len(table)), [f'{label} ({n:,})' for label, n in table.n_pos.items()], fontsize=9)
+    ax.set_xlabel('value, 95 % interval over patients', fontsize=9)
+    ax.set_ylabel('')
+    return ax

@@ -1,4 +1,4 @@
-"""mAP, mAUC and mF1, label by label, and what a score is worth as a probability
+"""Average precision, AUC and F1 of each label, their means, calibration, and thresholds
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/metrics.html.md"""
 
@@ -6,16 +6,12 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/metrics.html.md"""
 
 # %% auto #0
 __all__ = [
+    'METRICS',
     'tiers',
-    'checked',
+    'check_scores',
     'average_precision',
-    'auc',
-    'per_label',
-    'f1',
-    'macro',
-    'mean_average_precision',
-    'mean_auc',
-    'mean_f1',
+    'label_thresholds',
+    'Metric',
     'summary',
     'scores',
     'by_tier',
@@ -27,256 +23,276 @@ __all__ = [
     'best_thresholds',
 ]
 
-# %% ../nbs/04a_metrics.ipynb #bb308345
+# %% ../nbs/04a_metrics.ipynb #25240531
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.calibration import CalibrationDisplay
-from sklearn.metrics import PrecisionRecallDisplay, average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import PrecisionRecallDisplay, precision_recall_curve, roc_auc_score
 
 from .table import TRAIN_POSITIVES
 
 
-# %% ../nbs/04a_metrics.ipynb #ae647ed9
+# %% ../nbs/04a_metrics.ipynb #7091b79b
 def tiers(
-    labels,  # Label names, counted by `TRAIN_POSITIVES`; or training counts by label (dict or Series)
-    head: int = 38_574,  # Labels with so many training positives or more are head
-    tail: int = 3_499,  # Labels with so many or fewer are tail
-) -> pd.Series:  # "head", "medium" or "tail", by label
-    "Tier of each label by its training positives; the cut-offs are the winning entry's. `ValueError` names labels without a count"
-    if not tail < head:
-        raise ValueError(f'tail={tail} must lie below head={head}')
+    labels,  # Label names with a count in `TRAIN_POSITIVES`; or training counts by label (dict or Series)
+    head: int = 38_574,  # Labels with at least this many training positives are head
+    tail: int = 3_499,  # Labels with at most this many are tail
+) -> pd.Series:  # "head", "medium" or "tail" by label
+    "Tier of each label by its training positives. The default cut-offs are the winning entry's; `ValueError` names labels without a count"
+    if tail >= head:
+        raise ValueError(f'tail={tail} must be smaller than head={head}')
     if not isinstance(labels, (dict, pd.Series)):
-        if unknown := [l for l in labels if l not in TRAIN_POSITIVES]:
-            raise ValueError(f'No training count for {unknown}; pass counts by label')
-        labels = {l: TRAIN_POSITIVES[l] for l in labels}
+        unknown = [label for label in labels if label not in TRAIN_POSITIVES]
+        if unknown:
+            raise ValueError(f'No training count for {unknown}; pass a dict of counts by label')
+        labels = {label: TRAIN_POSITIVES[label] for label in labels}
     n = pd.Series(labels)
     return pd.Series(np.select([n >= head, n <= tail], ['head', 'tail'], 'medium'), index=n.index, name='tier')
 
 
-# %% ../nbs/04a_metrics.ipynb #e24d7e7d
-def checked(
+# %% ../nbs/04a_metrics.ipynb #6372948b
+def _check_names(y, s):
+    "`ValueError` if two frames differ in their labels or in their row index"
+    if list(y.columns) != list(s.columns):
+        raise ValueError(
+            f'y_true has labels {list(y.columns)}, y_score has {list(s.columns)}; they must be the same, in the same order'
+        )
+    if not y.index.equals(s.index):
+        raise ValueError('y_true and y_score have different row indexes; align them, or pass arrays in one order')
+
+
+def _check_values(x, ok, what, must_be, names):
+    "`ValueError` that names the first cell of `x` that is not `ok`"
+    if not ok.all():
+        row, col = np.argwhere(~ok)[0]
+        raise ValueError(f'{what} {x[row, col]} of label {names[col]!r} in row {row}; it must be {must_be}')
+
+
+def _as_floats(x):
+    "A frame or array as float64; missing values become NaN"
+    return x.to_numpy('float64', na_value=np.nan) if isinstance(x, pd.DataFrame) else np.asarray(x, 'float64')
+
+
+# %% ../nbs/04a_metrics.ipynb #4cc1ce2c
+def check_scores(
     y_true,  # Targets, 0/1: `(N,C)` or `(N,)`, array or frame
     y_score,  # Scores of the same shape
 ) -> tuple:  # Targets int8 `(N,C)`, scores float64 `(N,C)`, label names
-    "Targets and scores as arrays with the labels' names; `ValueError` names the first cell that is no target or no score"
+    "Targets and scores as arrays, with the labels' names; `ValueError` names the first invalid cell"
     y, s = (x.to_frame() if isinstance(x, pd.Series) else x for x in (y_true, y_score))
-    if isinstance(y, pd.DataFrame) and isinstance(s, pd.DataFrame):
-        if list(y.columns) != list(s.columns):
-            raise ValueError(
-                f'y_true has labels {list(y.columns)}, y_score {list(s.columns)}; the same in the same order are wanted'
-            )
-        if not y.index.equals(s.index):
-            raise ValueError(
-                'y_true and y_score have different row indexes; align them, or pass arrays that are in one order'
-            )
-    names = next((x.columns for x in (y, s) if isinstance(x, pd.DataFrame)), None)
-    y, s = (
-        x.to_numpy('float64', na_value=np.nan) if isinstance(x, pd.DataFrame) else np.asarray(x, 'float64')
-        for x in (y, s)
-    )
+    framed = [x for x in (y, s) if isinstance(x, pd.DataFrame)]
+    if len(framed) == 2:
+        _check_names(y, s)
+    y, s = _as_floats(y), _as_floats(s)
     if y.shape != s.shape or y.ndim not in (1, 2) or not y.size:
-        raise ValueError(f'y_true is {y.shape}, y_score {s.shape}; both (rows, labels) are wanted')
+        raise ValueError(f'y_true is {y.shape}, y_score is {s.shape}; both must be (rows, labels) and not empty')
     y, s = y.reshape(len(y), -1), s.reshape(len(s), -1)
-    names = pd.RangeIndex(y.shape[1]) if names is None else names
-    for what, x, ok in (('target', y, (y == 0) | (y == 1)), ('score', s, np.isfinite(s))):
-        if not ok.all():
-            r, c = np.argwhere(~ok)[0]
-            wanted = '0 or 1' if what == 'target' else 'a finite number'
-            raise ValueError(f'{what} {x[r, c]} of label {names[c]!r} in row {r}; {wanted} is wanted')
+    names = framed[0].columns if framed else pd.RangeIndex(y.shape[1])
+    _check_values(y, (y == 0) | (y == 1), 'target', '0 or 1', names)
+    _check_values(s, np.isfinite(s), 'score', 'a finite number', names)
     return y.astype('int8'), s, names
 
 
-# %% ../nbs/04a_metrics.ipynb #9486ee97
+# %% ../nbs/04a_metrics.ipynb #360bb16a
 def average_precision(
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`; only their order counts
-) -> pd.Series:  # Average precision by label; NaN where there is no positive
-    "Average precision of each label, as scikit-learn's `average_precision_score`; §4.3"
-    y, s, names = checked(y_true, y_score)
-    return pd.Series(
-        [average_precision_score(a, b) if a.any() else np.nan for a, b in zip(y.T, s.T)], index=names, name='AP'
-    )
+    y_true,  # Targets of one label, 0/1, `(N,)`
+    y_score=None,  # Scores `(N,)`; only their order counts
+    rank: np.ndarray
+    | None = None,  # If known, instead of scores: for each image, how many images score as high or higher, `(N,)`
+) -> float:  # NaN if there is no positive
+    "Average precision of one label, equal to scikit-learn's `average_precision_score`, ties included; §4.3"
+    positive = np.asarray(y_true, bool)
+    if rank is None:
+        s = np.ascontiguousarray(y_score)
+        r = len(s) - np.sort(s).searchsorted(np.sort(s[positive]))
+    else:
+        r = rank[positive]
+    if not len(r):
+        return np.nan
+    r = np.sort(r)
+    position = r.searchsorted(r, 'right')  # among the positives
+    return float((position / r).sum() / len(r))
 
 
-# %% ../nbs/04a_metrics.ipynb #628cba49
-def auc(
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`; only their order counts
-) -> pd.Series:  # Area under the ROC curve by label; NaN where positives or negatives are missing
-    "Chance that a positive scores above a negative, a tie counting half, as scikit-learn's `roc_auc_score`; §4.3"
-    y, s, names = checked(y_true, y_score)
-    return pd.Series(
-        [roc_auc_score(a, b) if a.min() < a.max() else np.nan for a, b in zip(y.T, s.T)], index=names, name='AUC'
-    )
+# %% ../nbs/04a_metrics.ipynb #1bd2357d
+def _f1(y_true, y_score, threshold):
+    "F1 of one label, 2TP/(2TP+FP+FN), predicted positive if score ≥ threshold; §4.3"
+    predicted = y_score >= threshold
+    true_positives = (predicted & (y_true == 1)).sum()
+    return 2 * true_positives / (predicted.sum() + y_true.sum())
 
 
-# %% ../nbs/04a_metrics.ipynb #e82a0f07
-def per_label(
+# %% ../nbs/04a_metrics.ipynb #ccf39fcb
+def label_thresholds(
     threshold,  # One number, an array in the order of the labels, or a Series by label
-    names: pd.Index,  # The labels
-) -> np.ndarray:  # One threshold a label, `(C,)`
-    "The threshold of each label; `ValueError` if some label has none"
+    names: pd.Index,  # The C labels
+) -> np.ndarray:  # One threshold per label, `(C,)`
+    "The threshold of each label; `ValueError` if a label has none"
     t = threshold.reindex(names) if isinstance(threshold, pd.Series) else threshold
     t = np.asarray(t, 'float64')
     if t.shape not in ((), (len(names),)):
-        raise ValueError(f'threshold has shape {t.shape}; one number or one for each of {len(names)} labels is wanted')
+        raise ValueError(f'threshold has shape {t.shape}; it must be one number or one per label ({len(names)})')
     t = np.broadcast_to(t, len(names))
     if np.isnan(t).any():
         raise ValueError(f'No threshold for {list(names[np.isnan(t)])}')
     return t
 
 
-# %% ../nbs/04a_metrics.ipynb #ff1f528a
-def f1(
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`
-    threshold=0.5,  # Positive from this score on: one number, or one a label
-) -> pd.Series:  # F1 by label; NaN where there is no positive
-    "F1 of each label: 2TP/(2TP+FP+FN), predicted positive if score ≥ threshold; §4.3"
-    y, s, names = checked(y_true, y_score)
-    found, n = s >= per_label(threshold, names), y.sum(0, dtype=int)
-    value = 2 * (found & (y == 1)).sum(0) / np.maximum(found.sum(0) + n, 1)
-    return pd.Series(np.where(n > 0, value, np.nan), index=names, name='F1')
+# %% ../nbs/04a_metrics.ipynb #c0bec911
+@dataclass(frozen=True)
+class Metric:
+    "A metric that has one value per label, and its mean over the labels"
+
+    function: Callable  # `(y_true, y_score)` of one label, `(N,)` each, to a number; with `threshold` if it uses one
+    name: str  # Of a label's value, e.g. "AP"
+    macro_name: str  # Of the mean over labels, e.g. "mAP"
+    uses_threshold: bool = False  # Is `function` called with a third argument, the label's threshold?
+    needs_positive: bool = True  # Is the metric undefined for a label without a positive image?
+    needs_negative: bool = False  # Is it undefined for a label without a negative image?
+
+    def by_label(
+        self,
+        y_true,  # Targets, 0/1, `(N,C)`
+        y_score,  # Scores `(N,C)`
+        threshold=0.5,  # If the metric uses one: one number, or one per label
+    ) -> pd.Series:  # By label; NaN where the metric is undefined
+        "Value of each label"
+        y, s, names = check_scores(y_true, y_score)
+        missing = (self.needs_positive & ~y.any(0)) | (self.needs_negative & y.all(0))
+        thresholds = label_thresholds(threshold, names) if self.uses_threshold else None
+        values = np.full(len(names), np.nan)
+        for c in np.flatnonzero(~missing):
+            more = (thresholds[c],) if self.uses_threshold else ()
+            values[c] = self.function(y[:, c], s[:, c], *more)
+        return pd.Series(values, index=names, name=self.name)
+
+    def macro(
+        self,
+        y_true,  # Targets, 0/1, `(N,C)`
+        y_score,  # Scores `(N,C)`
+        threshold=0.5,  # If the metric uses one: one number, or one per label
+    ) -> float:
+        "Mean over the labels that have a value, with a warning that names the others; `ValueError` if none has one"
+        values = self.by_label(y_true, y_score, threshold)
+        undefined = values.index[values.isna()].tolist()
+        count = f'{len(undefined)} of {len(values)} labels'
+        if len(undefined) == len(values):
+            raise ValueError(f'{self.name} is undefined for {count}: no label has the images it needs')
+        if undefined:
+            warnings.warn(f'{self.name} is undefined for {count}, which the mean leaves out: {undefined}', stacklevel=2)
+        return float(values.mean())
 
 
-# %% ../nbs/04a_metrics.ipynb #92942e65
-def macro(
-    values: pd.Series,  # One value a label, NaN where undefined
-) -> float:  # Mean over the defined labels
-    "Mean over the labels that have a value, with a warning that names the others; `ValueError` if none has one"
-    gone = values.index[values.isna()].tolist()
-    if len(gone) == len(values):
-        raise ValueError(
-            f'{values.name} is undefined for all {len(values)} labels: none has the positives (and negatives) it needs'
-        )
-    if gone:
-        warnings.warn(
-            f'{values.name}: {len(gone)} of {len(values)} labels undefined in this split and left out of the mean: {gone}',
-            stacklevel=3,
-        )
-    return float(values.mean())
+# %% ../nbs/04a_metrics.ipynb #6abace82
+#: All metrics by the name that functions, parameters and files use. To add a metric, add an entry.
+METRICS = dict(
+    map=Metric(average_precision, 'AP', 'mAP'),
+    mauc=Metric(roc_auc_score, 'AUC', 'mAUC', needs_negative=True),
+    mf1=Metric(_f1, 'F1', 'mF1', uses_threshold=True),
+)
 
 
-# %% ../nbs/04a_metrics.ipynb #91d48e85
-def mean_average_precision(
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`
-) -> float:  # mAP
-    "Macro mean of `average_precision`, the challenge's main figure; §4.3. Warns of labels without a positive"
-    return macro(average_precision(y_true, y_score))
-
-
-def mean_auc(
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`
-) -> float:  # mAUC
-    "Macro mean of `auc`; §4.3. Warns of labels without a positive or a negative"
-    return macro(auc(y_true, y_score))
-
-
-def mean_f1(
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`
-    threshold=0.5,  # One number, or one a label
-) -> float:  # mF1
-    "Macro mean of `f1`; §4.3. Warns of labels without a positive"
-    return macro(f1(y_true, y_score, threshold))
-
-
-# %% ../nbs/04a_metrics.ipynb #63a8f901
+# %% ../nbs/04a_metrics.ipynb #81120d5d
 def summary(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
-    threshold=0.5,  # For F1: one number, or one a label
-) -> pd.DataFrame:  # By label: n_pos, prevalence, AP, AUC, F1
-    "Every metric of every label, beside the number of positives it rests on"
-    y, _, names = checked(y_true, y_score)
-    n = pd.DataFrame(dict(n_pos=y.sum(0, dtype=int), prevalence=y.mean(0)), index=names)
-    return n.join([average_precision(y_true, y_score), auc(y_true, y_score), f1(y_true, y_score, threshold)])
+    threshold=0.5,  # For F1: one number, or one per label
+) -> pd.DataFrame:  # By label: n_pos, prevalence, and one column per metric
+    "Every metric of every label, beside the number of positive images"
+    y, _, names = check_scores(y_true, y_score)
+    counts = pd.DataFrame(dict(n_pos=y.sum(0, dtype=int), prevalence=y.mean(0)), index=names)
+    return counts.join([metric.by_label(y_true, y_score, threshold) for metric in METRICS.values()])
 
 
+# %% ../nbs/04a_metrics.ipynb #b9a62543
 def scores(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
-    threshold=0.5,  # For F1: one number, or one a label
-) -> pd.Series:  # images, labels (with a positive), prevalence (their mean: what chance gets), mAP, mAUC, mF1
-    "The three figures of §4.3 beside the number of labels they average; NaN only if `labels` is 0"
-    t = summary(y_true, y_score, threshold)
-    has = t.n_pos > 0
-    count = dict(images=len(y_true), labels=has.sum(), prevalence=t.prevalence[has].mean())
-    return pd.Series(count | dict(mAP=t.AP.mean(), mAUC=t.AUC.mean(), mF1=t.F1.mean()))
+    threshold=0.5,  # For F1: one number, or one per label
+) -> pd.Series:  # images, labels (with a positive), prevalence (their mean), mAP, mAUC, mF1
+    "The macro metrics (§4.3) beside the number of labels they average; NaN only if `labels` is 0"
+    table = summary(y_true, y_score, threshold)
+    positive = table.n_pos > 0
+    count = dict(images=len(y_true), labels=positive.sum(), prevalence=table.prevalence[positive].mean())
+    means = {metric.macro_name: table[metric.name].mean() for metric in METRICS.values()}
+    return pd.Series(count | means)
 
 
-# %% ../nbs/04a_metrics.ipynb #66e24b66
+# %% ../nbs/04a_metrics.ipynb #2976a311
 def by_tier(
-    y_true: pd.DataFrame,  # Targets, 0/1, one column a label
+    y_true: pd.DataFrame,  # Targets, 0/1, one column per label
     y_score,  # Scores of the same shape
     tier: pd.Series | None = None,  # Tier by label, from `tiers`; by the published counts if None
     threshold=0.5,  # For F1: one number, or a Series by label
 ) -> pd.DataFrame:  # `scores` of head, medium, tail and all
-    "mAP, mAUC and mF1 of the head, medium and tail labels"
-    y, s, names = checked(y_true, y_score)
+    "The macro metrics of the head, medium and tail labels"
+    y, s, names = check_scores(y_true, y_score)
     y, s = pd.DataFrame(y, columns=names), pd.DataFrame(s, columns=names)
     tier = (tiers(names) if tier is None else tier).reindex(names)
     if tier.isna().any():
         raise ValueError(f'No tier for {list(names[tier.isna()])}')
-    t = pd.Series(per_label(threshold, names), index=names)
-    parts = {k: names[tier == k] for k in ('head', 'medium', 'tail') if (tier == k).any()} | {'all': names}
-    return pd.DataFrame({k: scores(y[c], s[c], t) for k, c in parts.items()}).T
+    thresholds = pd.Series(label_thresholds(threshold, names), index=names)
+    parts = {k: names[tier == k] for k in ('head', 'medium', 'tail') if (tier == k).any()}
+    parts['all'] = names
+    return pd.DataFrame({k: scores(y[part], s[part], thresholds) for k, part in parts.items()}).T
 
 
-# %% ../nbs/04a_metrics.ipynb #1f61cae2
+# %% ../nbs/04a_metrics.ipynb #63628030
 def by_group(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
-    groups,  # Group of each row, e.g. `df['view']`; a missing one counts as "unknown"
-    threshold=0.5,  # For F1: one number, or one a label
+    groups,  # Group of each row, e.g. `df['view']`; a missing value counts as "unknown"
+    threshold=0.5,  # For F1: one number, or one per label
 ) -> pd.DataFrame:  # `scores` of each group, the largest first, and of all
-    "mAP, mAUC and mF1 by view, sex, age band or any other grouping of the images"
-    y, s, names = checked(y_true, y_score)
+    "The macro metrics by view, sex, age band or any other grouping of the images"
+    y, s, names = check_scores(y_true, y_score)
     if len(groups) != len(y):
         raise ValueError(f'{len(groups)} groups for {len(y)} rows')
-    g = pd.Series(np.asarray(groups, object)).astype(object)
-    g = g.where(g.notna(), 'unknown')
-    at = lambda rows: scores(pd.DataFrame(y[rows], columns=names), pd.DataFrame(s[rows], columns=names), threshold)
-    return pd.DataFrame({k: at((g == k).to_numpy()) for k in g.value_counts().index} | {'all': at(slice(None))}).T
+    y, s = pd.DataFrame(y, columns=names), pd.DataFrame(s, columns=names)
+    group = pd.Series(np.asarray(groups, object)).astype(object)
+    group = group.where(group.notna(), 'unknown')
+    table = {k: scores(y[group == k], s[group == k], threshold) for k in group.value_counts().index}
+    return pd.DataFrame(table | {'all': scores(y, s, threshold)}).T
 
 
-# %% ../nbs/04a_metrics.ipynb #7a8b6538
+# %% ../nbs/04a_metrics.ipynb #85591495
 def plot_precision_recall(
-    y_true: pd.DataFrame,  # Targets, 0/1, one column a label
+    y_true: pd.DataFrame,  # Targets, 0/1, one column per label
     y_score,  # Scores of the same shape
     labels: list | None = None,  # Labels to draw; all if None
     ax=None,  # Axes to draw on
 ):  # The axes
     "Precision-recall curve of each label, with its average precision in the legend"
-    y, s, names = checked(y_true, y_score)
-    for l in names if labels is None else labels:
-        c = names.get_loc(l)
-        ax = PrecisionRecallDisplay.from_predictions(y[:, c], s[:, c], name=l, ax=ax).ax_
+    y, s, names = check_scores(y_true, y_score)
+    for label in names if labels is None else labels:
+        c = names.get_loc(label)
+        ax = PrecisionRecallDisplay.from_predictions(y[:, c], s[:, c], name=label, ax=ax).ax_
     ax.set(xlabel='recall', ylabel='precision')
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=9, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
 
-# %% ../nbs/04a_metrics.ipynb #ba593992
+# %% ../nbs/04a_metrics.ipynb #d0ed90b3
 def ece(
     y_true,  # Targets, 0/1, `(N,C)`
     y_prob,  # Probabilities in [0,1], `(N,C)`
     n_bins: int = 15,  # Bins of equal width
-) -> pd.Series:  # Expected calibration error by label; 0 is calibrated
+) -> pd.Series:  # By label; 0 is calibrated
     "Expected calibration error of each label: mean |frequency − mean probability| over bins (Naeini et al. 2015)"
-    y, p, names = checked(y_true, y_prob)
+    y, p, names = check_scores(y_true, y_prob)
     if p.min() < 0 or p.max() > 1:
-        raise ValueError(f'scores from {p.min():.3g} to {p.max():.3g}; probabilities in [0,1] are wanted')
-    b = np.minimum((p * n_bins).astype(int), n_bins - 1)
-    gap = [np.abs(np.bincount(b[:, c], y[:, c] - p[:, c])).sum() / len(y) for c in range(len(names))]
-    return pd.Series(gap, index=names, name='ECE')
+        raise ValueError(f'scores from {p.min():.3g} to {p.max():.3g}; they must be probabilities in [0,1]')
+    bins = np.minimum((p * n_bins).astype(int), n_bins - 1)
+    excess = y - p
+    gaps = [np.abs(np.bincount(bins[:, c], excess[:, c])).sum() for c in range(len(names))]
+    return pd.Series(gaps, index=names, name='ECE') / len(y)
 
 
-# %% ../nbs/04a_metrics.ipynb #faf5fa7a
+# %% ../nbs/04a_metrics.ipynb #e996ab77
 def plot_reliability(
     y_true,  # Targets, 0/1, `(N,C)`; all labels are pooled
     y_prob,  # Probabilities in [0,1], `(N,C)`
@@ -284,14 +300,14 @@ def plot_reliability(
     n_bins: int = 15,  # Bins of equal width
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Frequency of the finding against mean predicted probability, over all labels; the diagonal is calibrated"
-    y, p, _ = checked(y_true, y_prob)
+    "Frequency of the finding against the mean predicted probability, over all labels; the diagonal is calibrated"
+    y, p, _ = check_scores(y_true, y_prob)
     ax = CalibrationDisplay.from_predictions(y.ravel(), p.ravel(), n_bins=n_bins, name=name, ax=ax, markersize=3).ax_
-    ax.set(xlabel='predicted', ylabel='observed')
+    ax.set(xlabel='predicted probability', ylabel='share with the finding')
     return ax
 
 
-# %% ../nbs/04a_metrics.ipynb #97d99e36
+# %% ../nbs/04a_metrics.ipynb #550a7345
 def focal_posterior(
     p,  # Outputs of a model trained with the focal loss, in [0,1]; any shape, array or frame
     gamma: float = 2.0,  # Focusing parameter of the loss
@@ -301,12 +317,13 @@ def focal_posterior(
     "Probability for which `p` minimises the expected binary focal loss, q = −B′/(A′−B′), clipped to [0,1]; inverts §3.4"
     p = p.astype('float64') if hasattr(p, 'astype') else np.float64(p)
     if not np.all((p >= 0) & (p <= 1)):
-        raise ValueError('focal_posterior wants outputs in [0,1] without gaps')
+        raise ValueError('focal_posterior needs outputs in [0,1], none missing')
     p = np.clip(p, 1e-7, 1 - 1e-7)
 
     def slope(t):
-        "Derivative of the loss by `p` at smoothed target `t`"
-        miss, bce = 1 - (t * p + (1 - t) * (1 - p)), -(t * np.log(p) + (1 - t) * np.log(1 - p))
+        "Derivative of the loss with respect to `p` at the smoothed target `t`"
+        miss = 1 - (t * p + (1 - t) * (1 - p))
+        bce = -(t * np.log(p) + (1 - t) * np.log(1 - p))
         weight = 1 if alpha is None else t * alpha + (1 - t) * (1 - alpha)
         return weight * (miss**gamma * ((1 - t) / (1 - p) - t / p) - gamma * miss ** (gamma - 1) * (2 * t - 1) * bce)
 
@@ -314,20 +331,23 @@ def focal_posterior(
     return np.clip(-b / (a - b), 0, 1)
 
 
-# %% ../nbs/04a_metrics.ipynb #f30652c2
+# %% ../nbs/04a_metrics.ipynb #eeca106b
+def _best_threshold(y_true, y_score):
+    "Threshold with the highest F1 of one label"
+    precision, recall, thresholds = precision_recall_curve(y_true, y_score)
+    f1 = precision * recall / np.maximum(precision + recall, 1e-12)  # up to a factor of 2
+    return thresholds[f1[:-1].argmax()]
+
+
 def best_thresholds(
     y_true,  # Targets, 0/1, `(N,C)`, of out-of-fold predictions
     y_score,  # Scores `(N,C)`
-    default: float = 0.5,  # Threshold of a label without a positive, which has nothing to learn from
+    default: float = 0.5,  # Threshold of a label without a positive image
 ) -> pd.Series:  # Threshold by label: positive if score ≥ threshold
-    "The threshold of each label that maximises its F1; warns of labels that keep `default`"
-    y, s, names = checked(y_true, y_score)
-    if gone := names[~y.any(0)].tolist():
-        warnings.warn(f'No positive for {gone}: threshold {default} kept', stacklevel=2)
-
-    def best(a, b):
-        "Threshold of the highest F1 of one label"
-        precision, recall, t = precision_recall_curve(a, b)
-        return t[(precision * recall / np.maximum(precision + recall, 1e-12))[:-1].argmax()]
-
-    return pd.Series([best(a, b) if a.any() else default for a, b in zip(y.T, s.T)], index=names, name='threshold')
+    "The threshold with the highest F1 of each label; warns of labels that keep `default`"
+    y, s, names = check_scores(y_true, y_score)
+    positive = y.any(0)
+    if not positive.all():
+        warnings.warn(f'No positive for {names[~positive].tolist()}: threshold {default} kept', stacklevel=2)
+    found = [_best_threshold(y[:, c], s[:, c]) if positive[c] else default for c in range(len(names))]
+    return pd.Series(found, index=names, name='threshold')

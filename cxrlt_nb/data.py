@@ -1,4 +1,4 @@
-"""fastai's data sets and loaders over the cache, a batch at a time
+"""Load chest X-rays and their findings with fastai's `DataBlock`, from image files or from the image cache
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 
@@ -6,160 +6,237 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 
 # %% auto #0
 __all__ = [
-    'Radiograph',
+    'TensorRadiograph',
+    'PILRadiograph',
+    'FindingsReader',
     'Findings',
-    'ReadImages',
-    'ReadTargets',
+    'RadiographDL',
     'RadiographBlock',
     'FindingsBlock',
-    'BatchDL',
-    'make_dls',
     'rows_dl',
 ]
 
-# %% ../nbs/02a_data.ipynb #99cee4c1
+# %% ../nbs/02a_data.ipynb #0d6c2ad4
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from fastai.data.block import TransformBlock
-from fastai.data.core import DataLoaders, Datasets, TfmdDL
-from fastai.data.transforms import IntToFloatTensor, MultiCategory, Normalize, TensorMultiCategory
-from fastai.torch_core import default_device, show_title
-from fastai.vision.core import TensorImageBW
-from fastai.vision.data import show_batch  # its import teaches fastai to show images
-from fasttransform import Transform
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import ColReader, EncodedMultiCategorize, MultiCategory, Normalize, TensorMultiCategory
+from fastai.torch_core import show_title
+from fastai.vision.augment import Resize
+from fastai.vision.core import PILImageBW, TensorImageBW
+from fasttransform import DisplayedTransform, Transform
+from matplotlib.axes import Axes
+from PIL import Image
 
-from .cache import CachedImages
+from .cache import ImageCache, decode_gray
 
-
-# %% ../nbs/02a_data.ipynb #1e25b90e
-class Radiograph(TensorImageBW):
-    "A gray radiograph `(1,S,S)` or a batch of them; shown with air dark and bone bright"
-
-    _show_args = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
+# %% ../nbs/02a_data.ipynb #9bb6e5d1
+_GRAY = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
 
 
+class TensorRadiograph(TensorImageBW):
+    "A gray radiograph `(1,H,W)`, or a batch of them `(B,1,H,W)`"
+
+    _show_args = _GRAY
+
+
+def _to_pil(
+    pixels: np.ndarray,  # (H,W), (1,H,W) or (3,H,W): uint8, or floats in [0,1]
+) -> Image.Image:
+    "Pixels as a PIL image; `ValueError` for other types and ranges"
+    if pixels.ndim == 3 and len(pixels) in (1, 3):
+        pixels = np.moveaxis(pixels, 0, -1)
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = pixels.min(), pixels.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f'found float pixels from {low:g} to {high:g}; scale them to [0,1]')
+        pixels = np.rint(255 * pixels).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f'found {pixels.dtype} pixels; give 8-bit pixels, or floats in [0,1]')
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+# %% ../nbs/02a_data.ipynb #c6ed7210
+class PILRadiograph(PILImageBW):
+    "A gray PIL image that shows itself and becomes a `TensorRadiograph`"
+
+    _show_args = _GRAY
+    _tensor_cls = TensorRadiograph
+
+    @classmethod
+    def create(
+        cls,
+        image: Path | str | bytes | torch.Tensor | np.ndarray | Image.Image,  # File, its contents, pixels, or image
+    ):
+        "Open a radiograph; `ValueError` if it is not an 8-bit image"
+        if isinstance(image, (str, Path)):
+            image = Path(image).read_bytes()
+        if isinstance(image, bytes):
+            image = decode_gray(image)[0]
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu().numpy()
+        if isinstance(image, Image.Image) and image.mode.startswith(('I', 'F')):
+            image = np.asarray(image)
+        if isinstance(image, np.ndarray):
+            image = _to_pil(image)
+        return cls(image.convert('L'))
+
+
+# %% ../nbs/02a_data.ipynb #168d8a3b
+class _OpenRadiograph(Transform):
+    "A file, its contents, pixels, or an image → `PILRadiograph`"
+
+    input_types = (str, Path, bytes, torch.Tensor, np.ndarray, Image.Image)
+    train_setup = False  # Do not copy the training rows for `setups`
+    in_setup = False
+
+    def setups(self, items):
+        self.in_setup = True
+
+    def encodes(self, image):
+        in_setup, self.in_setup = self.in_setup, False
+        try:
+            return PILRadiograph.create(image)
+        except FileNotFoundError:
+            if in_setup:
+                return PILRadiograph.create(np.zeros((1, 1), np.uint8))
+            raise
+
+
+# %% ../nbs/02a_data.ipynb #5866ef7b
+class _BytesToFloat(DisplayedTransform):
+    "Bytes → floats in [0,1]; decodes to gray levels"
+
+    order = 10  # As fastai's `IntToFloatTensor`: before augmentation and `Normalize`
+
+    def encodes(self, x: TensorRadiograph):
+        return x if x.is_floating_point() else x.float().div_(255)
+
+    def decodes(self, x: TensorRadiograph):
+        return (255 * x.clamp(0, 1)).round()
+
+
+# %% ../nbs/02a_data.ipynb #0c653833
+class FindingsReader(ColReader):
+    "A row, or a table of N rows → its C label columns as float32 `(C,)` or `(N,C)`; NaN where a label is missing"
+
+    train_setup = False  # See `_OpenRadiograph`
+
+    def __call__(self, rows, **kwargs):
+        return rows[list(self.cols)].to_numpy(np.float32, na_value=np.nan)
+
+
+# %% ../nbs/02a_data.ipynb #3b050f9f
 class Findings(MultiCategory):
-    "The names of an image's findings; shown as a title that is broken into lines"
+    "The names of an image's findings; shown as a title, or below an earlier one as a prediction"
 
     def show(self, ctx=None, **kwargs):
-        return show_title(textwrap.fill(', '.join(self) or 'no label', 34), ctx=ctx)
+        text = ', '.join(self) or 'none of the labels'
+        if isinstance(ctx, Axes) and ctx.get_title():
+            text = f'predicted: {text}'
+        return show_title(textwrap.fill(text, 30), ctx=ctx, **kwargs)
 
 
-class ReadImages(Transform):
-    "Row number(s) → `Radiograph`; large batches by as many threads as torch has, which is one in a loader process"
+class _EncodeFindings(EncodedMultiCategorize):
+    "Numbers in [0,1] per label → targets; decodes to the names of those above 0"
+
+    train_setup = False  # See `_OpenRadiograph`
+
+    def encodes(self, y):
+        return TensorMultiCategory(torch.as_tensor(y, dtype=torch.float32))
+
+    def decodes(self, y):
+        return Findings([name for name, value in zip(self.vocab, y) if value > 0])
+
+
+# %% ../nbs/02a_data.ipynb #73530448
+def _check_resize(
+    resize,  # fastai's `Resize`, one of the block's item transforms
+    cache: ImageCache,  # The cache that replaces it
+):
+    "`ValueError` if the cache was made with another size or method than the block's"
+    if tuple(resize.size) != (cache.size, cache.size) or resize.method != cache.rule:
+        raise ValueError(
+            f'the block resizes to {resize.size} px ({resize.method}), but {cache.folder} holds images of '
+            f'{cache.size} px ({cache.rule}); build a cache with the same size and rule'
+        )
+
+
+class RadiographDL(TfmdDL):
+    "A `TfmdDL` that can read whole batches from an image cache"
 
     def __init__(
         self,
-        images: CachedImages,  # The cache in the order of the table's rows
-        dtype=np.uint8,  # Or float32, in [0,1]
+        dataset,  # fastai's `Datasets`; with a cache, its items are rows of a table with a column `image_id`
+        *args,
+        cache: ImageCache | None = None,  # Read images from here, instead of from their files
+        **kwargs,
     ):
-        self.images, self.dtype = images, dtype
+        super().__init__(dataset, *args, **kwargs)
+        if self.drop_last and 0 < self.n < self.bs:
+            raise ValueError(
+                f'{self.n} training images do not fill one batch of {self.bs}; give more images or a smaller bs'
+            )
+        self.cache = cache if isinstance(getattr(dataset, 'items', None), pd.DataFrame) else None
+        if self.cache is not None:
+            for resize in self.after_item.fs.filter(lambda o: isinstance(o, Resize)):
+                _check_resize(resize, cache)
+            self.rows = cache.rows(dataset.items.image_id)
+            self.targets = [_encode_all(tl) for tl in dataset.tls[1:]]
 
-    def encodes(self, rows):
-        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), torch.get_num_threads(), self.dtype))
-        return Radiograph(x if np.ndim(rows) else x[0])
+    def new(self, dataset=None, cls=None, **kwargs):
+        return super().new(dataset, cls, **{'cache': self.cache, **kwargs})
 
-    def decodes(self, x: Radiograph):
-        return 255 * x if x.is_floating_point() else x
+    def do_item(self, s):
+        return super().do_item(s) if self.cache is None else s or 0
 
-
-class ReadTargets(Transform):
-    "Row number(s) → 0/1 targets, float32; decodes to the names of the findings"
-
-    def __init__(
-        self,
-        targets: np.ndarray,  # (N,C) 0/1
-        labels: Sequence[str],  # Names of the C labels
-    ):
-        self.targets, self.labels = torch.tensor(np.array(targets, np.float32)), list(labels)
-
-    def encodes(self, rows):
-        return TensorMultiCategory(self.targets[rows])
-
-    def decodes(self, y: TensorMultiCategory):
-        return Findings([o for o, v in zip(self.labels, y) if v > 0])
+    def do_batch(self, b):
+        if self.cache is None:
+            return super().do_batch(b)
+        stays_here = str(self.device) in ('cpu', 'None') and not self.fake_l.num_workers
+        dtype = np.float32 if stays_here else np.uint8  # See `_BytesToFloat`
+        x = torch.from_numpy(self.cache.read(self.rows[b], torch.get_num_threads(), dtype))
+        return (TensorRadiograph(x), *(y[b] for y in self.targets))
 
 
-# %% ../nbs/02a_data.ipynb #00f4fb26
+# %% ../nbs/02a_data.ipynb #e0e20e72
+def _encode_all(
+    targets,  # fastai's `TfmdLists`: the target transforms and N rows
+) -> torch.Tensor:  # (N,C)
+    "The targets of all rows"
+    if isinstance(targets.tfms.fs[0], FindingsReader):
+        return targets.tfms(targets.items)
+    return TensorMultiCategory(torch.stack([torch.as_tensor(o) for o in targets]))
+
+
+# %% ../nbs/02a_data.ipynb #84a5b3df
 def RadiographBlock(
-    images: CachedImages,  # The cache in the order of the table's rows
-    mean: float | None = None,  # Subtracted from [0,1] pixels; by default nothing is (§4.2)
-    std: float = 1.0,  # And divided by
-    floats: bool = False,  # Whether batches are read as floats, for the CPU and without loader processes
+    mean: float | None = None,  # Subtracted from pixels in [0,1]; None: pixels stay in [0,1] (§4.2)
+    std: float = 1.0,  # Pixels are divided by this after `mean` is subtracted
 ) -> TransformBlock:
-    "A block of gray one-channel images in [0,1]"
-    tfms = ([] if floats else [IntToFloatTensor()]) + (
-        [] if mean is None else [Normalize.from_stats([mean], [std], cuda=False)]
-    )
-    return TransformBlock(type_tfms=ReadImages(images, np.float32 if floats else np.uint8), batch_tfms=tfms)
+    "A block of gray images with one channel; with `dataloaders(…, cache=store)`, batches come from an `ImageCache`"
+    normalize = [] if mean is None else [Normalize.from_stats([mean], [std], cuda=False)]
+    return TransformBlock(type_tfms=_OpenRadiograph(), batch_tfms=[_BytesToFloat(), *normalize], dl_type=RadiographDL)
 
 
 def FindingsBlock(
-    targets: np.ndarray,  # (N,C) 0/1
-    labels: Sequence[str],  # Names of the C labels
+    vocab: Sequence[str],  # Names of the C labels
 ) -> TransformBlock:
-    "A block of multi-label targets"
-    return TransformBlock(type_tfms=ReadTargets(targets, labels))
+    "A block of multi-label targets: 0, 1 or a probability per label"
+    return TransformBlock(type_tfms=_EncodeFindings(vocab))
 
 
-# %% ../nbs/02a_data.ipynb #a579102f
-class BatchDL(TfmdDL):
-    "A `TfmdDL` that reads its batch in one call of each type transform"
-
-    def do_item(self, s):
-        return s or 0
-
-    def do_batch(self, b):
-        rows = self.dataset.items[np.asarray(b)]
-        return tuple(o.tfms(rows) for o in self.dataset.tls)
-
-
-# %% ../nbs/02a_data.ipynb #28ffc45b
-def make_dls(
-    images: CachedImages,  # The cache in the order of the table's rows
-    targets: np.ndarray,  # (N,C) 0/1, in the same order
-    labels: Sequence[str],  # Names of the C labels
-    train_rows: Sequence[int],  # Rows to learn from
-    valid_rows: Sequence[int],  # Rows to validate on
-    bs: int = 32,  # Images a batch; the last, smaller one of an epoch is dropped in training
-    num_workers: int = 0,  # Loader processes
-    mean: float | None = None,  # See `RadiographBlock`
-    std: float = 1.0,  # See `RadiographBlock`
-    batch_tfms: Sequence = (),  # Further transforms of a batch, e.g. augmentation
-    device=None,  # Where batches go; by default fastai's device
-    **kwargs,  # Further arguments of fastai's `dataloaders`
-) -> DataLoaders:
-    "fastai `DataLoaders` over cached radiographs; `ValueError` where there are fewer training rows than a batch holds"
-    if len(train_rows) < bs:
-        raise ValueError(
-            f'{len(train_rows)} training images do not fill one batch of {bs}; give more images or a smaller bs'
-        )
-    device = torch.device(default_device() if device is None else device)
-    x, y = (
-        RadiographBlock(images, mean, std, floats=device.type == 'cpu' and not num_workers),
-        FindingsBlock(targets, labels),
-    )
-    rows, n = np.concatenate([train_rows, valid_rows]).astype(int), len(train_rows)
-    ds = Datasets(
-        rows, [x.type_tfms, y.type_tfms], splits=(slice(n), slice(n, None)), n_inp=1, dl_type=BatchDL
-    )  # slices: 264,849 rows are not looked at one by one
-    dls = ds.dataloaders(
-        bs=bs, val_bs=2 * bs, num_workers=num_workers, after_batch=[*x.batch_tfms, *batch_tfms], device=device, **kwargs
-    )
-    dls.vocab = list(labels)
-    return dls
-
-
-# %% ../nbs/02a_data.ipynb #54462f9f
+# %% ../nbs/02a_data.ipynb #0f3df557
 def rows_dl(
-    dls: DataLoaders,  # From `make_dls`
-    rows: Sequence[int],  # Rows of the table
+    dls: DataLoaders,  # From a block with `FindingsReader`
+    df: pd.DataFrame,  # N rows with the columns that the block reads
     **kwargs,  # Arguments that differ from the validation loader's, e.g. `bs`
-) -> BatchDL:
-    "A loader of `rows` in their order, with the validation loader's transforms"
-    ds = dls.valid_ds
-    tls = [type(o)(np.asarray(rows), o.tfms, do_setup=False, split_idx=1) for o in ds.tls]
-    return dls.valid.new(Datasets(tls=tls, n_inp=1), **kwargs)
+) -> RadiographDL:
+    "A loader of the rows of `df` in their order, with the validation loader's transforms"
+    return dls.test_dl(df, with_labels=True, **kwargs)

@@ -344,11 +344,11 @@ def fit(
 # %% ../nbs/04d_learner.ipynb #32a
 def predict_rows(
     learn: Learner,  # A trained learner
-    rows: Sequence[int],  # Rows of the table
-) -> np.ndarray:  # (N,C) float32 probabilities, in the order of `rows`
-    "Predicted probabilities of some rows of the learner's table"
+    df: pd.DataFrame,  # N rows with the columns that the learner's block reads
+) -> np.ndarray:  # (N,C) float32 probabilities, in the order of the rows
+    "Predicted probabilities of the images in some rows of a table"
     with learn.no_bar(), learn.no_logging():
-        probs, _ = learn.get_preds(dl=rows_dl(learn.dls, rows), reorder=False)
+        probs, _ = learn.get_preds(dl=rows_dl(learn.dls, df), reorder=False)
     return probs.numpy()
 
 
@@ -362,7 +362,8 @@ def _evaluate(
     "The macro metrics (§4.3) with 95 % intervals over patients, beside the chance level"
     y_prob = pd.DataFrame(probs, columns=y_true.columns, index=y_true.index)
     intervals = bootstrap(y_true, y_prob, patient_id, list(METRICS), seed=seed)
-    chance, by_label = chance_level(y_true, y_prob, seed=seed), beats_chance(y_true, y_prob, seed=seed)
+    chance = chance_level(y_true, y_prob, seed=seed)
+    by_label = beats_chance(y_true, y_prob, chance=chance)
     counts = dict(images=len(y_true), patients=int(pd.Series(patient_id).nunique()), labels=y_true.shape[1])
     values = {name: {k: float(row[k]) for k in ('value', 'low', 'high')} for name, row in intervals.iterrows()}
     above_chance = dict(
@@ -382,22 +383,21 @@ def _evaluate(
 
 # %% ../nbs/04d_learner.ipynb #43a
 def score_splits(
-    probs: Mapping[str, np.ndarray],  # Split → (N,C) probabilities
-    rows: Mapping[str, np.ndarray],  # Split → rows
-    targets: np.ndarray,  # (N,C) 0/1 of all rows, NaN where labels are withheld
-    labels: Sequence[str],  # Names of the C labels
-    patient_id: np.ndarray,  # (N,) patients of all rows
+    probs: Mapping[str, np.ndarray],  # Split → (N,C) probabilities, from `predict_rows`
+    tables: Mapping[str, pd.DataFrame],  # Split → its N rows, with patient_id and the label columns
+    labels: Sequence[str],  # The C label columns; NaN where labels are withheld
 ) -> dict:  # Split, or "held out" (development and test together) → scores; JSON-able
     "Score the predictions of each split that has labels"
     parts = {split: [split] for split in probs}
     parts['held out'] = [split for split in ('development', 'test') if split in probs]
     scores = {}
     for name, splits in parts.items():
-        at = np.concatenate([rows[split] for split in splits]) if splits else np.array([], int)
-        if len(at) and not np.isnan(targets[at]).any():
-            y_true = pd.DataFrame(targets[at].astype(int), columns=list(labels))
+        if not splits:
+            continue
+        rows = pd.concat([tables[split] for split in splits], ignore_index=True)
+        if len(rows) and rows[labels].notna().all(axis=None):
             y_prob = np.concatenate([probs[split] for split in splits])
-            scores[name] = _evaluate(y_true, y_prob, patient_id[at])
+            scores[name] = _evaluate(rows[labels].astype(int), y_prob, rows.patient_id.to_numpy())
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Mosaic for multi-label radiographs, and the label that four films in one deserve
+"""Mosaic, MixUp, CutMix, CutOut and affine transforms of multi-label radiographs, for fastai and for any PyTorch loop
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/augment.html.md"""
 
@@ -6,125 +6,77 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/augment.html.md"""
 
 # %% auto #0
 __all__ = [
-    'AUGMENTATIONS',
     'MIXERS',
-    'SHARE',
-    'box',
-    'inside',
-    'cutout',
-    'mixup',
-    'cutmix',
-    'quadrant_sizes',
+    'AUGMENTATIONS',
     'mosaic_crop',
     'mosaic_resize',
     'mix_labels',
-    'resolve_no_finding',
-    'make_policy',
-    'basic',
-    'pick_mixers',
-    'pick_partners',
-    'mix',
-    'Augment',
+    'mix_up',
+    'cut_mix',
+    'cut_out',
+    'Affine',
+    'CutOut',
+    'Mixer',
+    'Mosaic',
+    'MixUp',
+    'CutMix',
+    'OneOf',
+    'make_augmentation',
 ]
 
-# %% ../nbs/03_augment.ipynb #ef05c586
+# %% ../nbs/03_augment.ipynb #ddecb1ae
+from collections.abc import Sequence
+from copy import copy
+from difflib import get_close_matches
+from functools import partial
+
 import torch
 import torch.nn.functional as F
+from fastcore.basics import AttrDict, basic_repr, store_attr
+from fastcore.meta import delegates
+from fasttransform import ItemTransform
 from torch import Tensor
 
-
-# %% ../nbs/03_augment.ipynb #c9f6aa1a
-def box(
-    centre: Tensor,  # (B,2) row and column of the middle, each in [0,1)
-    side: Tensor,  # (B,) side as a share of the film's
-    h: int,  # Height of a film in pixels
-    w: int,  # Width of a film in pixels
-) -> Tensor:  # (B,4) int64: top, left, bottom, right; clipped at the film's edge
-    "A box of a film's shape, as CutMix draws it (Yun et al. 2019)"
-    size = torch.tensor([h, w], device=centre.device)
-    middle, half = (centre * size).long(), (side[:, None] * size).long() // 2
-    return torch.cat([(middle - half).clamp(min=0), torch.minimum(middle + half, size)], 1)
+from .affine import adjust_saturation, affine_matrix, warp
 
 
-def inside(
-    box: Tensor,  # (B,4)
-    h: int,  # Height in pixels
-    w: int,  # Width in pixels
-) -> Tensor:  # (B,1,H,W) bool
-    "Which pixels lie in the box"
-    i, j = torch.arange(h, device=box.device), torch.arange(w, device=box.device)
-    top, left, bottom, right = box.T[..., None]
-    return ((i >= top) & (i < bottom))[:, None, :, None] & ((j >= left) & (j < right))[:, None, None]
-
-
-# %% ../nbs/03_augment.ipynb #c30a543a
-def cutout(
-    xb: Tensor,  # (B,C,H,W)
-    box: Tensor,  # (B,4) from `box`; an empty box blanks nothing
-    fill: float = 0.0,  # Gray value of the blank
-) -> Tensor:  # (B,C,H,W)
-    "Blank a box of each film (§3.3; DeVries and Taylor 2017)"
-    return xb.masked_fill(inside(box.to(xb.device), *xb.shape[-2:]), fill)
-
-
-# %% ../nbs/03_augment.ipynb #d1e3db37
-def mixup(
-    xb: Tensor,  # (B,C,H,W)
-    index: Tensor,  # (n,2) places in the batch
-    lam: Tensor,  # (n,) share of the first film
-) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,2) visible shares
-    "Two films laid over each other (Zhang et al. 2018)"
-    a, b = xb[index.T.to(xb.device)]
-    return torch.lerp(b, a, lam.to(xb.device, xb.dtype)[:, None, None, None]), torch.stack([lam, 1 - lam], 1)
-
-
-def cutmix(
-    xb: Tensor,  # (B,C,H,W)
-    index: Tensor,  # (n,2) places in the batch
-    box: Tensor,  # (n,4) from `box`
-) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,2) visible shares
-    "A box of the first film shows the second (Yun et al. 2019)"
-    h, w = xb.shape[-2:]
-    a, b = xb[index.T.to(xb.device)]
-    share = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).float() / (h * w)
-    return torch.where(inside(box.to(xb.device), h, w), b, a), torch.stack([1 - share, share], 1)
-
-
-# %% ../nbs/03_augment.ipynb #27323704
-def quadrant_sizes(
+# %% ../nbs/03_augment.ipynb #a21cbe33
+def _quadrant_sizes(
     centre: Tensor,  # (n,2) row and column of the meeting point, in pixels
     h: int,  # Height in pixels
     w: int,  # Width in pixels
 ) -> Tensor:  # (n,4,2) height and width of top left, top right, bottom left, bottom right
     "How large the four pieces of a mosaic are"
     y, x = centre.T
-    y2, x2 = h - y, w - x
-    return torch.stack([torch.stack(o, 1) for o in ((y, x), (y, x2), (y2, x), (y2, x2))], 1)
+    quadrants = (y, x), (y, w - x), (h - y, x), (h - y, w - x)
+    return torch.stack([torch.stack(o, 1) for o in quadrants], 1)
 
 
+# %% ../nbs/03_augment.ipynb #fe8880d3
 def mosaic_crop(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,4) places in the batch: top left, top right, bottom left, bottom right
     centre: Tensor,  # (n,2) row and column of the meeting point, in pixels
-    corner: Tensor,  # (n,4,2) where each piece is cut, in [0,1): 0 at the film's top or left, near 1 at its bottom or right
+    corner: Tensor,  # (n,4,2) where each piece is cut, in [0,1): 0 at the image's top or left, near 1 at bottom or right
 ) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,4) visible shares
-    "Mosaic with random crop (§3.3, Figure 3): a piece of each of four films at native scale"
+    "Mosaic with random crop (§3.3, Figure 3): a piece of each of four images at its original scale"
     c, h, w = xb.shape[1:]
     index, centre, corner = (o.to(xb.device) for o in (index, centre, corner))
-    size = quadrant_sizes(centre, h, w)
+    size = _quadrant_sizes(centre, h, w)
     room = torch.tensor([h, w], device=xb.device) - size + 1
-    start = centre[:, None] * torch.tensor(
-        [[0, 0], [0, 1], [1, 0], [1, 1]], device=xb.device
-    )  # where a quadrant begins
-    dy, dx = ((corner * room).long() - start).unbind(-1)
+    begin = centre[:, None] * torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=xb.device)  # of each quadrant
+    dy, dx = ((corner * room).long() - begin).unbind(-1)
+    first_pixel = index * c * h * w + dy * w + dx  # (n,4): what a quadrant adds to a pixel's own place
+
     i, j = torch.arange(h, device=xb.device), torch.arange(w, device=xb.device)
-    quadrant = 2 * (i >= centre[:, :1]).long()[:, :, None] + (j >= centre[:, 1:]).long()[:, None]
-    at = (index * c * h * w + dy * w + dx).gather(1, quadrant.flatten(1)).view(-1, 1, h, w) + i[:, None] * w + j
-    at = at + torch.arange(c, device=xb.device)[:, None, None] * h * w
-    return torch.take(xb.contiguous(), at), size.prod(-1) / (h * w)
+    lower, right = i >= centre[:, :1], j >= centre[:, 1:]
+    quadrant = 2 * lower.long()[:, :, None] + right.long()[:, None]
+    place = first_pixel.gather(1, quadrant.flatten(1)).view(-1, 1, h, w) + i[:, None] * w + j
+    place = place + torch.arange(c, device=xb.device)[:, None, None] * h * w
+    return torch.take(xb.contiguous(), place), size.prod(-1) / (h * w)
 
 
-# %% ../nbs/03_augment.ipynb #fa114eb6
+# %% ../nbs/03_augment.ipynb #b69aeaf7
 def _two_scales(
     cut: Tensor,  # (n,) how many of the outputs show the first half
     size: int,  # Number of outputs
@@ -133,246 +85,552 @@ def _two_scales(
     "Linear interpolation of two runs of `half` samples into the first `cut` and the remaining outputs"
     i, cut = torch.arange(size, device=cut.device), cut[:, None]
     second = i >= cut
-    place = torch.where(second, (i - cut + 0.5) / (size - cut), (i + 0.5) / cut) * half - 0.5
-    place = place.clamp(0, half - 1) + half * second
-    return (1 - (place[..., None] - torch.arange(2 * half, device=cut.device)).abs()).clamp(min=0)
+    share = torch.where(second, (i - cut + 0.5) / (size - cut), (i + 0.5) / cut)
+    place = (share * half - 0.5).clamp(0, half - 1) + half * second
+    distance = (place[..., None] - torch.arange(2 * half, device=cut.device)).abs()
+    return (1 - distance).clamp(min=0)
 
 
+# %% ../nbs/03_augment.ipynb #47e1f31b
 def mosaic_resize(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,4) places in the batch: top left, top right, bottom left, bottom right
     centre: Tensor,  # (n,2) row and column of the meeting point, in pixels
 ) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,4) visible shares
-    "Mosaic with full resize (§3.3, Figure 3): four whole films, each shrunk into its quadrant"
-    c, h, w = xb.shape[1:]
+    "Mosaic with full resize (§3.3, Figure 3): four whole images, each shrunk into its quadrant"
+    h, w = xb.shape[-2:]
     index, centre = index.to(xb.device), centre.to(xb.device)
     half = F.interpolate(xb.float(), (-(-h // 2), -(-w // 2)), mode='bilinear', antialias=True)
-    a, b, d, e = half[index.T]
-    canvas = torch.cat([torch.cat([a, b], -1), torch.cat([d, e], -1)], -2)
-    rows, cols = (_two_scales(centre[:, k], n, half.shape[-2 + k])[:, None] for k, n in enumerate((h, w)))
-    return (rows @ canvas @ cols.mT).clamp(0, 1).to(xb.dtype), quadrant_sizes(centre, h, w).prod(-1) / (h * w)
+    a, b, c, d = half[index.T]
+    canvas = torch.cat([torch.cat([a, b], -1), torch.cat([c, d], -1)], -2)
+    rows = _two_scales(centre[:, 0], h, half.shape[-2])[:, None]
+    cols = _two_scales(centre[:, 1], w, half.shape[-1])[:, None]
+    out = (rows @ canvas @ cols.mT).to(xb.dtype).clamp(*xb.aminmax())  # rounding must not leave the range of the batch
+    return out, _quadrant_sizes(centre, h, w).prod(-1) / (h * w)
 
 
-# %% ../nbs/03_augment.ipynb #d5ee6b09
+# %% ../nbs/03_augment.ipynb #28bba6ac
+_RULES = 'clip', 'mean', 'area'
+
+
 def mix_labels(
     yb: Tensor,  # (B,L) targets in [0,1]
     index: Tensor,  # (n,K) places in the batch
-    visible: Tensor,  # (n,K) visible share of each film, from a mixer
-    rule: str = 'clip',  # "clip": the union (the paper, §3.3); "mean": by nominal share; "area": by visible share
-    nominal: Tensor | None = None,  # (n,K) shares that were asked for: λ and 1-λ; by default 1/K each
+    visible: Tensor,  # (n,K) visible share of each image, from a mixing function
+    rule: str = 'clip',  # "clip": the union (§3.3); "mean": by nominal share; "area": by visible share
+    nominal: Tensor | None = None,  # (n,K) shares that were drawn, e.g. λ and 1-λ; None: 1/K each
 ) -> Tensor:  # (n,L)
     "Targets of mixtures; `ValueError` for an unknown rule"
-    if rule not in ('clip', 'mean', 'area'):
-        raise ValueError(f'unknown label rule {rule!r}; known are clip, mean, area')
-    shares = dict(
-        clip=(visible > 0).float(),
-        area=visible,
-        mean=torch.full_like(visible, 1 / visible.shape[1]) if nominal is None else nominal,
-    )[rule]
-    return torch.einsum('nk,nkl->nl', shares.to(yb.device, yb.dtype), yb[index.to(yb.device)]).clamp(max=1)
+    if rule == 'clip':
+        shares = (visible > 0).float()
+    elif rule == 'area':
+        shares = visible
+    elif rule == 'mean':
+        shares = torch.full_like(visible, 1 / visible.shape[1]) if nominal is None else nominal
+    else:
+        raise ValueError(f'unknown label rule {rule!r}; known are {", ".join(_RULES)}')
+    shares = shares.to(yb.device, yb.dtype)
+    return torch.einsum('nk,nkl->nl', shares, yb[index.to(yb.device)]).clamp(max=1)
 
 
-# %% ../nbs/03_augment.ipynb #a18f501f
-def resolve_no_finding(
+# %% ../nbs/03_augment.ipynb #282983e0
+def _resolve_no_finding(
     yb: Tensor,  # (n,L) targets
-    labels: list[str],  # Names of the L labels
-    non_findings: tuple[str, ...] = ('Support Devices',),  # Labels that may stand beside "No Finding"
-) -> Tensor:  # (n,L); the same where "No Finding" is not among the labels
-    'Clear "No Finding" where a finding is present'
-    healthy = torch.tensor([o == 'No Finding' for o in labels], device=yb.device)
-    finding = torch.tensor([o != 'No Finding' and o not in non_findings for o in labels], device=yb.device)
+    vocab: Sequence[str],  # Names of the L labels
+    non_findings: Sequence[str] = ('Support Devices',),  # Labels that may stand beside "No Finding"
+) -> Tensor:  # (n,L); unchanged if "No Finding" is not among the labels
+    'Clear "No Finding" if a finding is present'
+    healthy = torch.tensor([o == 'No Finding' for o in vocab], device=yb.device)
+    finding = torch.tensor([o != 'No Finding' and o not in non_findings for o in vocab], device=yb.device)
     return yb.masked_fill(healthy & (yb[:, finding] > 0).any(1, keepdim=True), 0)
 
 
-# %% ../nbs/03_augment.ipynb #bdc63f7d
-from collections.abc import Sequence
-
-import torch
-from fastcore.basics import AttrDict
-from fasttransform import ItemTransform
-from torch import Tensor
-
-from .affine import affine, saturate, warp
-
-# %% ../nbs/03_augment.ipynb #2402554d
-#: Ranges (± what they say) and probabilities by preset. The paper gives none (§3.3): these are our choice.
-AUGMENTATIONS = {
-    'none': dict(
-        zoom=0.0,
-        hflip=0.0,
-        rotate=0.0,
-        contrast=0.0,
-        brightness=0.0,
-        saturation=0.0,
-        cutout=0.0,
-        cutout_size=0.25,
-        mixup=0.0,
-        cutmix=0.0,
-        mosaic_crop=0.0,
-        mosaic_resize=0.0,
-    )
-}
-AUGMENTATIONS['basic'] = AUGMENTATIONS['none'] | dict(zoom=0.1, hflip=0.5, rotate=10.0, contrast=0.2, brightness=0.1)
-AUGMENTATIONS['paper'] = AUGMENTATIONS['basic'] | dict(
-    cutout=0.25, mixup=0.125, cutmix=0.125, mosaic_crop=0.125, mosaic_resize=0.125
-)
-#: Of these at most one applies to a film.
-MIXERS = ['mixup', 'cutmix', 'mosaic_crop', 'mosaic_resize']
-#: λ and the meeting point are drawn from the middle half. With the published Beta(α,α) one film is often invisible, and the union would still count its labels.
-SHARE = 0.25, 0.75
+# %% ../nbs/03_augment.ipynb #b5ff4c12
+def mix_up(
+    xb: Tensor,  # (B,C,H,W)
+    index: Tensor,  # (n,2) places in the batch
+    lam: Tensor,  # (n,) share of the first image
+) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,2) visible shares
+    "The weighted mean of two images (Zhang et al. 2018)"
+    a, b = xb[index.T.to(xb.device)]
+    weight = lam.to(xb.device, xb.dtype)[:, None, None, None]
+    return torch.lerp(b, a, weight), torch.stack([lam, 1 - lam], 1)
 
 
-# %% ../nbs/03_augment.ipynb #0bf95733
-def make_policy(
-    preset: str = 'paper',  # "none", "basic" or "paper"
-    **changes,  # Values of `AUGMENTATIONS` to change; None leaves the preset's
-) -> AttrDict:  # All values
-    "A preset with changes; `ValueError` for an unknown name or an impossible number"
-    if preset not in AUGMENTATIONS:
-        raise ValueError(f"parameter 'augment' is {preset!r}; one of {', '.join(AUGMENTATIONS)} is wanted")
-    if unknown := set(changes) - set(AUGMENTATIONS['none']):
-        raise ValueError(f'unknown augmentation {sorted(unknown)}; known are {", ".join(AUGMENTATIONS["none"])}')
-    p = AttrDict(AUGMENTATIONS[preset] | {k: float(v) for k, v in changes.items() if v is not None})
-    for k, v in p.items():
-        most = dict(rotate=180).get(k, 1)
-        if not (0 <= v < most if k in ('zoom', 'contrast') else 0 <= v <= most):
-            raise ValueError(f'parameter {k!r} is {v!r}; a number from 0 to {most} is wanted')
-    if (total := sum(p[k] for k in MIXERS)) > 1:
-        raise ValueError(
-            f'{", ".join(f"{k} {p[k]:g}" for k in MIXERS)}: at most one applies to an image, so they may sum to 1, not to {total:g}'
-        )
-    return p
+# %% ../nbs/03_augment.ipynb #6dcdd68b
+def _box(
+    centre: Tensor,  # (B,2) row and column of the middle, each in [0,1)
+    side: Tensor,  # (B,) side as a share of the image's
+    h: int,  # Height of an image in pixels
+    w: int,  # Width of an image in pixels
+) -> Tensor:  # (B,4) int64: top, left, bottom, right; cut off at the image's edge
+    "A box of the same aspect ratio as the image, as CutMix draws it (Yun et al. 2019)"
+    size = torch.tensor([h, w], device=centre.device)
+    middle = (centre * size).long()
+    half = (side[:, None] * size).long() // 2
+    return torch.cat([(middle - half).clamp(min=0), torch.minimum(middle + half, size)], 1)
 
 
-# %% ../nbs/03_augment.ipynb #569738ed
+def _inside(
+    box: Tensor,  # (B,4) from `_box`
+    h: int,  # Height in pixels
+    w: int,  # Width in pixels
+) -> Tensor:  # (B,1,H,W) bool
+    "Which pixels lie in the box"
+    i, j = torch.arange(h, device=box.device), torch.arange(w, device=box.device)
+    top, left, bottom, right = box.T[..., None]
+    in_rows = (i >= top) & (i < bottom)
+    in_cols = (j >= left) & (j < right)
+    return in_rows[:, None, :, None] & in_cols[:, None, None]
+
+
+# %% ../nbs/03_augment.ipynb #7ffaa847
+def cut_mix(
+    xb: Tensor,  # (B,C,H,W)
+    index: Tensor,  # (n,2) places in the batch
+    box: Tensor,  # (n,4) top, left, bottom, right
+) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,2) visible shares
+    "A box of the first image shows the second (Yun et al. 2019)"
+    h, w = xb.shape[-2:]
+    a, b = xb[index.T.to(xb.device)]
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    share = area.float() / (h * w)
+    return torch.where(_inside(box.to(xb.device), h, w), b, a), torch.stack([1 - share, share], 1)
+
+
+# %% ../nbs/03_augment.ipynb #d08afbcb
+def cut_out(
+    xb: Tensor,  # (B,C,H,W)
+    box: Tensor,  # (B,4) top, left, bottom, right; an empty box blanks nothing
+    fill: float = 0.0,  # Gray value of the blank
+) -> Tensor:  # (B,C,H,W)
+    "CutOut: blank a box of each image (§3.3; DeVries and Taylor 2017)"
+    return xb.masked_fill(_inside(box.to(xb.device), *xb.shape[-2:]), fill)
+
+
+# %% ../nbs/03_augment.ipynb #d7b0aa38
 def _uniform(
-    generator: torch.Generator | None,  # None is torch's own, which the run's seed sets
+    generator: torch.Generator | None,  # On the CPU; None is torch's own, which `torch.manual_seed` sets
     low: float,  # Smallest value
-    high: float,  # Bound above
+    high: float,  # Upper bound
     *shape: int,  # Of the result
 ) -> Tensor:
     "Uniform random numbers"
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def basic(
-    xb: Tensor,  # (B,C,H,W) in [0,1]
-    p: dict,  # From `make_policy`
-    generator: torch.Generator | None = None,  # None is torch's own
-) -> Tensor:  # (B,C,H,W) in [0,1]
-    "Scale, flip, rotation, contrast and brightness in one resampling; saturation (§3.3)"
-    if not any(p[k] for k in ('zoom', 'hflip', 'rotate', 'contrast', 'brightness', 'saturation')):
-        return xb
-    n, around = len(xb), lambda at, r: _uniform(generator, at - r, at + r, n)
-    matrix = affine(around(1, p.zoom), around(0, p.rotate), _uniform(generator, 0, 1, n) < p.hflip)
-    light, saturation = (around(1, p.contrast), around(0, p.brightness)), around(1, p.saturation)
-    return warp(saturate(xb, saturation) if p.saturation else xb, matrix, light)
+def _around(
+    generator: torch.Generator | None,  # See `_uniform`
+    middle: float,  # Mean
+    spread: float,  # Largest distance from the mean
+    n: int,  # How many
+) -> Tensor:  # (n,)
+    "Uniform random numbers, `middle` ± `spread`"
+    return _uniform(generator, middle - spread, middle + spread, n)
 
 
-# %% ../nbs/03_augment.ipynb #24310dd4
-def pick_mixers(
-    n: int,  # Films
-    p: dict,  # From `make_policy`
-    generator: torch.Generator | None = None,  # None is torch's own
-) -> Tensor:  # (n,) place in `MIXERS`; 4 is none
-    "At most one mixer a film"
-    edges = torch.tensor([p[k] for k in MIXERS]).cumsum(0)
-    return torch.searchsorted(edges, _uniform(generator, 0, 1, n), right=True)
-
-
-def pick_partners(
-    rows: Tensor,  # (m,) films to be mixed, places in a batch
-    n: int,  # Films of the batch
-    k: int,  # Films of a mixture
-    generator: torch.Generator | None = None,  # None is torch's own
+# %% ../nbs/03_augment.ipynb #01ea33ef
+def _pick_partners(
+    rows: Tensor,  # (m,) images to mix, places in a batch
+    n: int,  # Images in the batch
+    k: int,  # Images per mixture
+    generator: torch.Generator | None = None,  # See `_uniform`
 ) -> Tensor:  # (m,k) places in the batch, the first is `rows`
-    "Each film and `k-1` others of its batch, all distinct"
+    "Each image and `k-1` others of its batch, all distinct"
     order = _uniform(generator, 0, 1, len(rows), n)
     order[torch.arange(len(rows)), rows] = -1
     return order.argsort(1)[:, :k]
 
 
-# %% ../nbs/03_augment.ipynb #04ce185c
-def _mix(
-    name: str,  # One of `MIXERS`
-    xb: Tensor,  # (B,C,H,W)
-    rows: Tensor,  # (m,) films to be mixed
-    generator: torch.Generator | None = None,  # None is torch's own
-) -> tuple:  # (m,C,H,W), and what `mix_labels` takes: index (m,K), visible (m,K), nominal (m,K) or None
-    "Draw what a mixer needs, and mix"
-    m, (h, w) = len(rows), xb.shape[-2:]
-    index = pick_partners(rows, len(xb), 4 if name.startswith('mosaic') else 2, generator)
-    if name.startswith('mosaic'):
-        centre = (_uniform(generator, *SHARE, m, 2) * torch.tensor([h, w])).round().long().clamp(min=1)
-        x, visible = (
-            mosaic_resize(xb, index, centre)
-            if name == 'mosaic_resize'
-            else mosaic_crop(xb, index, centre, _uniform(generator, 0, 1, m, 4, 2))
-        )
-        return x, index, visible, None
-    lam = _uniform(generator, *SHARE, m)
-    nominal = torch.stack([lam, 1 - lam], 1)
-    x, visible = (
-        mixup(xb, index, lam)
-        if name == 'mixup'
-        else cutmix(xb, index, box(_uniform(generator, 0, 1, m, 2), (1 - lam).sqrt(), h, w))
-    )
-    return x, index, visible, nominal
+# %% ../nbs/03_augment.ipynb #23557dd3
+class _BatchTransform(ItemTransform):
+    "Changes training batches `(xb, yb)`: in fastai's `batch_tfms`, and wherever it is called as a function"
+
+    split_idx = 0
+
+    def __call__(self, *batch, split_idx=0):
+        b = batch[0] if len(batch) == 1 else batch
+        return super().__call__(b if isinstance(b, Tensor) else tuple(b), split_idx=split_idx)
+
+    def encodes(self, b):
+        x, *ys = [b] if isinstance(b, Tensor) else b
+        _check_images(x)
+        new_x, *new_ys = self.augment(x.as_subclass(Tensor), *ys)
+        new = [new_x.as_subclass(type(x)), *new_ys]
+        return new[0] if isinstance(b, Tensor) else new
+
+    def augment(self, x, *ys):
+        "What a subclass does: `(x, *ys)`, plain images and the batch's other members, to the same"
+        raise NotImplementedError
 
 
-# %% ../nbs/03_augment.ipynb #9e6c889a
-def mix(
-    xb: Tensor,  # (B,C,H,W); all come back unmixed where B is under 4
-    yb: Tensor,  # (B,L) targets
-    p: dict,  # From `make_policy`
-    labels: Sequence[str],  # Names of the L labels
-    label_rule: str = 'clip',  # See `mix_labels`
-    no_finding: str = 'keep',  # "keep" (the paper) or "resolve", see `resolve_no_finding`
-    non_findings: Sequence[str] = ('Support Devices',),  # See `resolve_no_finding`
-    generator: torch.Generator | None = None,  # None is torch's own
-) -> tuple[Tensor, Tensor]:  # (B,C,H,W), (B,L)
-    "Mix films of a batch, each by one mixer or none, and give mixtures their targets (§3.3)"
-    if len(xb) < 4 or not any(p[k] for k in MIXERS):
-        return xb, yb
-    kind = pick_mixers(len(xb), p, generator)
-    x, y = xb.clone(), yb.clone()
-    for k, name in enumerate(MIXERS):
-        rows = (kind == k).nonzero()[:, 0]
-        if not len(rows):
-            continue
-        mixed, *shares = _mix(name, xb, rows, generator)
-        target = mix_labels(yb, *shares[:2], label_rule, shares[2])
-        if no_finding == 'resolve':
-            target = resolve_no_finding(target, labels, non_findings)
-        x[rows.to(x.device)], y[rows.to(y.device)] = mixed, target
-    return x, y
+def _check_images(x: Tensor):
+    "`TypeError` for integers, `ValueError` for a shape other than (B,C,H,W)"
+    if not x.is_floating_point():
+        raise TypeError(f'images are {x.dtype}; convert them to floats before augmentation, e.g. by IntToFloatTensor')
+    if x.ndim != 4:
+        raise ValueError(f'images have shape {tuple(x.shape)}; augmentation needs a batch (B,C,H,W)')
 
 
-# %% ../nbs/03_augment.ipynb #2d8620b9
-class Augment(ItemTransform):
-    "Augment training batches `(xb, yb)` of `(B,C,H,W)` in [0,1] and `(B,L)`; §3.3"
+def _check_between(tfm, low: float, high: float, **values: float):
+    "`ValueError` for a parameter outside [low,high]"
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ValueError(f'{type(tfm).__name__}: {name} is {value!r}; it must be from {low:g} to {high:g}')
 
-    split_idx, order = 0, 50
+
+# %% ../nbs/03_augment.ipynb #33a9cc64
+class Affine(_BatchTransform):
+    "Scale, flip, rotation, contrast, brightness and saturation at random (§3.3)"
+
+    order = 50
+    __repr__ = basic_repr('zoom,hflip,rotate,contrast,brightness,saturation')
 
     def __init__(
         self,
-        labels: Sequence[str],  # Names of the L labels
-        policy: dict,  # From `make_policy`
-        label_rule: str = 'clip',  # See `mix_labels`
-        no_finding: str = 'keep',  # See `mix`
-        non_findings: Sequence[str] = ('Support Devices',),  # See `resolve_no_finding`
-        generator: torch.Generator | None = None,  # None is torch's own, which the run's seed sets
+        zoom: float = 0.1,  # Magnification 1 ± this
+        hflip: float = 0.5,  # Probability of a mirror image
+        rotate: float = 10.0,  # Degrees, ± this
+        contrast: float = 0.2,  # Gain about middle gray, 1 ± this
+        brightness: float = 0.1,  # Added to the gray values, ± this share of `value_range`
+        saturation: float = 0.0,  # 1 ± this; no effect on one channel
+        value_range: tuple[float, float] = (0.0, 1.0),  # Black and white; `ValueError` if a batch exceeds it
+        generator: torch.Generator | None = None,  # On the CPU; None is torch's own
     ):
-        self.policy, self.generator, self.rule = (
-            policy,
-            generator,
-            (list(labels), label_rule, no_finding, tuple(non_findings)),
-        )
+        _check_between(self, 0, 0.99, zoom=zoom, contrast=contrast)
+        _check_between(self, 0, 1, hflip=hflip, brightness=brightness, saturation=saturation)
+        _check_between(self, 0, 180, rotate=rotate)
+        store_attr()
+        self.active = any((zoom, hflip, rotate, contrast, brightness, saturation))
+        self.checked_on_gpu = False
 
-    def encodes(self, b):
-        x, y = (o.as_subclass(Tensor) for o in b)
-        x, y = mix(basic(x, self.policy, self.generator), y, self.policy, *self.rule, generator=self.generator)
-        if self.policy.cutout:
-            side = self.policy.cutout_size * (_uniform(self.generator, 0, 1, len(x)) < self.policy.cutout)
-            x = cutout(x, box(_uniform(self.generator, 0, 1, len(x), 2), side, *x.shape[-2:]))
-        return x.as_subclass(type(b[0])), y.as_subclass(type(b[1]))
+    def augment(self, x, *ys):
+        if not self.active:
+            return x, *ys
+        self.check_values(x)
+        low, high = self.value_range
+        if (low, high) == (0, 1):
+            return self.move(x), *ys
+        return self.move((x - low) / (high - low)) * (high - low) + low, *ys
+
+    def move(self, x):
+        n, g = len(x), self.generator
+        zoom, degrees = _around(g, 1, self.zoom, n), _around(g, 0, self.rotate, n)
+        matrix = affine_matrix(zoom, degrees, _uniform(g, 0, 1, n) < self.hflip)
+        contrast, brightness = _around(g, 1, self.contrast, n), _around(g, 0, self.brightness, n)
+        saturation = _around(g, 1, self.saturation, n)
+        if self.saturation:
+            x = adjust_saturation(x, saturation)
+        return warp(x, matrix, contrast, brightness)
+
+    def check_values(self, x):
+        "`ValueError` if a batch exceeds `value_range`; on a GPU only the first batch is looked at, to save waiting"
+        if x.is_cuda and self.checked_on_gpu:
+            return
+        low, high = (float(o) for o in x.aminmax())
+        tolerance = 1e-3 * (self.value_range[1] - self.value_range[0])
+        if not (low >= self.value_range[0] - tolerance and high <= self.value_range[1] + tolerance):
+            raise ValueError(
+                f'Affine: images span [{low:.3g}, {high:.3g}], outside value_range={self.value_range}; '
+                'put Affine before Normalize, or give the range of your images'
+            )
+        self.checked_on_gpu = x.is_cuda
+
+
+# %% ../nbs/03_augment.ipynb #567ae62a
+class CutOut(_BatchTransform):
+    "Blank a square of an image; its labels are kept (§3.3; DeVries and Taylor 2017)"
+
+    order = 52
+    __repr__ = basic_repr('p,size')
+
+    def __init__(
+        self,
+        p: float = 0.25,  # Probability per image
+        size: float = 0.25,  # Side of the square as a share of the image's side
+        fill: float = 0.0,  # Gray value of the square; 0 is black in [0,1], and the mean in a normalised image
+        generator: torch.Generator | None = None,  # On the CPU; None is torch's own
+    ):
+        _check_between(self, 0, 1, p=p, size=size)
+        store_attr()
+
+    def augment(self, x, *ys):
+        if not self.p:
+            return x, *ys
+        n, g = len(x), self.generator
+        side = self.size * (_uniform(g, 0, 1, n) < self.p)
+        box = _box(_uniform(g, 0, 1, n, 2), side, *x.shape[-2:])
+        return cut_out(x, box, self.fill), *ys
+
+
+# %% ../nbs/03_augment.ipynb #7cd67673
+class Mixer(_BatchTransform):
+    "Mix images of a batch and give mixtures their targets; a subclass sets `images` and defines `mix`"
+
+    order, images = 51, 2  # CutOut comes later and may fall on a mixture
+    __repr__ = basic_repr('p,labels,no_finding')
+
+    def __init__(
+        self,
+        p: float = 1.0,  # Probability per image
+        labels: str = 'clip',  # "clip" (§3.3), "mean" or "area", see `mix_labels`
+        no_finding: str = 'keep',  # "keep" (the paper) or "resolve": cleared if a mixture has a finding
+        non_findings: Sequence[str] = ('Support Devices',),  # Labels that may stand beside "No Finding"
+        vocab: Sequence[str] | None = None,  # Names of the labels; None: fastai's, and only "resolve" needs them
+        generator: torch.Generator | None = None,  # On the CPU; None is torch's own
+    ):
+        _check_between(self, 0, 1, p=p)
+        if labels not in _RULES:
+            raise ValueError(f'unknown label rule {labels!r}; known are {", ".join(_RULES)}')
+        if no_finding not in ('keep', 'resolve'):
+            raise ValueError(f'no_finding is {no_finding!r}; it must be keep or resolve')
+        store_attr()
+
+    def mix(self, xb, index, generator):
+        "Mixtures `(m,C,H,W)`, visible shares `(m,K)`, nominal shares `(m,K)` or None, of images `index` `(m,K)`"
+        raise NotImplementedError
+
+    def parts(self):
+        "The mixers that this one stands for"
+        return [self]
+
+    def setups(self, dl):
+        if self.vocab is None:
+            self.vocab = getattr(dl, 'vocab', None)
+
+    def augment(self, x, *ys):
+        return _mix_batch(self.parts(), x, *ys, generator=self.generator)
+
+    def targets(self, yb, index, visible, nominal):
+        target = mix_labels(yb, index, visible, self.labels, nominal)
+        if self.no_finding == 'keep':
+            return target
+        if self.vocab is None or len(self.vocab) != yb.shape[1]:
+            raise ValueError(f"no_finding='resolve' needs the names of {yb.shape[1]} labels; give vocab={self.vocab!r}")
+        return _resolve_no_finding(target, self.vocab, self.non_findings)
+
+
+# %% ../nbs/03_augment.ipynb #cd8c7292
+_SMALLEST_BATCH = 4
+
+
+def _pick_mixers(
+    n: int,  # Images
+    probabilities: Sequence[float],  # Of the mixers; the sum is at most 1
+    generator: torch.Generator | None = None,  # See `_uniform`
+) -> Tensor:  # (n,) place in `probabilities`; `len(probabilities)` is none
+    "At most one mixer per image"
+    edges = torch.tensor(probabilities).cumsum(0)
+    return torch.searchsorted(edges, _uniform(generator, 0, 1, n), right=True)
+
+
+def _mix_batch(
+    mixers: Sequence[Mixer],  # At most one applies to an image
+    x: Tensor,  # (B,C,H,W)
+    *ys: Tensor,  # Targets, one tensor (B,L)
+    generator: torch.Generator | None = None,  # See `_uniform`
+) -> tuple[Tensor, Tensor]:  # (B,C,H,W), (B,L); unchanged if B is less than 4, or than a mixer's `images`
+    "Mix images of a batch, each by one mixer or none, and give mixtures their targets (§3.3)"
+    if len(ys) != 1 or ys[0].ndim != 2 or len(ys[0]) != len(x):
+        found = ', '.join(str(tuple(o.shape)) for o in (x, *ys))
+        raise ValueError(f'mixing needs images (B,C,H,W) and targets (B,L), one column per label; found {found}')
+    mixers = [o for o in mixers if o.p]
+    if not mixers or len(x) < max(_SMALLEST_BATCH, *(o.images for o in mixers)):
+        return x, ys[0]
+    y = ys[0].as_subclass(Tensor)
+    y = y if y.is_floating_point() else y.float()
+    chosen = _pick_mixers(len(x), [o.p for o in mixers], generator)
+    new_x, new_y = x.clone(), y.clone()
+    for k, mixer in enumerate(mixers):
+        rows = (chosen == k).nonzero()[:, 0]
+        if len(rows):
+            index = _pick_partners(rows, len(x), mixer.images, generator)
+            mixed, visible, nominal = mixer.mix(x, index, generator)
+            new_x[rows.to(x.device)] = mixed
+            new_y[rows.to(y.device)] = mixer.targets(y, index, visible, nominal)
+    return new_x, new_y.as_subclass(type(ys[0]))
+
+
+# %% ../nbs/03_augment.ipynb #3af4f0f3
+_MIDDLE_HALF = 0.25, 0.75
+
+
+class Mosaic(Mixer):
+    "Four images become one (§3.3, Figure 3)"
+
+    images = 4
+    __repr__ = basic_repr('p,how,labels,no_finding')
+
+    @delegates(Mixer.__init__)
+    def __init__(
+        self,
+        p: float = 1.0,  # Probability per image
+        how: str = 'both',  # "crop": pieces at their original scale; "resize": whole images; "both": half of each
+        centre: tuple[float, float] = _MIDDLE_HALF,  # Range of the meeting point, as a share of height and width
+        **kwargs,
+    ):
+        super().__init__(p, **kwargs)
+        if how not in ('crop', 'resize', 'both'):
+            raise ValueError(f'Mosaic: how is {how!r}; it must be crop, resize or both')
+        self.how, self.centre = how, centre
+
+    def parts(self):
+        if self.how != 'both':
+            return [self]
+        crop, resize = copy(self), copy(self)
+        crop.how, resize.how = 'crop', 'resize'
+        crop.p = resize.p = self.p / 2
+        return [crop, resize]
+
+    def mix(self, xb, index, generator):
+        size = torch.tensor(xb.shape[-2:])
+        centre = (_uniform(generator, *self.centre, len(index), 2) * size).round().long().clamp(min=1)
+        if self.how == 'resize':
+            return *mosaic_resize(xb, index, centre), None
+        corner = _uniform(generator, 0, 1, len(index), 4, 2)
+        return *mosaic_crop(xb, index, centre, corner), None
+
+
+# %% ../nbs/03_augment.ipynb #72920221
+class MixUp(Mixer):
+    "The weighted mean of two images (Zhang et al. 2018), with the labels of §3.3"
+
+    @delegates(Mixer.__init__)
+    def __init__(
+        self,
+        p: float = 1.0,  # Probability per image
+        lam: tuple[float, float] = _MIDDLE_HALF,  # Range of λ, the share of the image itself
+        **kwargs,
+    ):
+        super().__init__(p, **kwargs)
+        self.lam = lam
+
+    def mix(self, xb, index, generator):
+        lam = _uniform(generator, *self.lam, len(index))
+        return *mix_up(xb, index, lam), torch.stack([lam, 1 - lam], 1)
+
+
+class CutMix(MixUp):
+    "A box of an image shows another one (Yun et al. 2019), with the labels of §3.3"
+
+    def mix(self, xb, index, generator):
+        lam = _uniform(generator, *self.lam, len(index))
+        centre = _uniform(generator, 0, 1, len(index), 2)
+        box = _box(centre, (1 - lam).sqrt(), *xb.shape[-2:])
+        return *cut_mix(xb, index, box), torch.stack([lam, 1 - lam], 1)
+
+
+# %% ../nbs/03_augment.ipynb #f16f3e5e
+class OneOf(_BatchTransform):
+    "At most one of several mixers per image, each with its own probability"
+
+    order = 51
+    __repr__ = basic_repr('mixers')
+
+    def __init__(
+        self,
+        *mixers: Mixer,  # Mixers, or one list of them
+        generator: torch.Generator | None = None,  # On the CPU, for all members; None is torch's own
+    ):
+        mixers = list(mixers[0]) if len(mixers) == 1 and isinstance(mixers[0], list | tuple) else list(mixers)
+        for o in mixers:
+            if not isinstance(o, Mixer):
+                raise TypeError(f'OneOf: {o!r} is no Mixer')
+            if o.generator is not None:
+                raise ValueError(f'OneOf: {o!r} has a generator; give it to OneOf')
+        total = sum(o.p for o in mixers)
+        if total > 1 + 1e-6:
+            members = ', '.join(f'{type(o).__name__} {o.p:g}' for o in mixers)
+            raise ValueError(f'OneOf: at most one mixer applies to an image, but {members} sum to {total:g}, above 1')
+        self.mixers, self.generator = mixers, generator
+
+    def setups(self, dl):
+        for o in self.mixers:
+            o.setup(dl)
+
+    def augment(self, x, *ys):
+        parts = [part for o in self.mixers for part in o.parts()]
+        return _mix_batch(parts, x, *ys, generator=self.generator)
+
+
+# %% ../nbs/03_augment.ipynb #d01dd55d
+#: Mixing transforms by the name of their probability. A new one is one entry.
+MIXERS = {
+    'mixup': MixUp,
+    'cutmix': CutMix,
+    'mosaic_crop': partial(Mosaic, how='crop'),
+    'mosaic_resize': partial(Mosaic, how='resize'),
+}
+_AFFINE = 'zoom', 'hflip', 'rotate', 'contrast', 'brightness', 'saturation'
+_NONE = dict.fromkeys(_AFFINE, 0.0) | dict(cutout=0.0, cutout_size=0.25) | dict.fromkeys(MIXERS, 0.0)
+_BASIC = _NONE | dict(zoom=0.1, hflip=0.5, rotate=10.0, contrast=0.2, brightness=0.1)
+#: Ranges and probabilities by preset. The paper gives none (§3.3): these are our choice.
+AUGMENTATIONS = {
+    'none': _NONE,
+    'basic': _BASIC,
+    'paper': _BASIC | dict(cutout=0.25, mixup=0.125, cutmix=0.125, mosaic_crop=0.125, mosaic_resize=0.125),
+}
+
+
+# %% ../nbs/03_augment.ipynb #4d827e94
+def _transforms(
+    policy: dict,  # From `_make_policy`
+    generator: torch.Generator | None = None,  # On the CPU; None is torch's own
+    **mixing,  # `labels`, `no_finding`, … of the mixers, see `Mixer`
+) -> list[_BatchTransform]:  # Affine, one OneOf, CutOut: those that do something
+    "The transforms of a policy"
+    affine = Affine(**{k: policy[k] for k in _AFFINE}, generator=generator)
+    cutout = CutOut(policy['cutout'], policy['cutout_size'], generator=generator)
+    mixers = [make(p=policy[k], **mixing) for k, make in MIXERS.items() if policy[k]]
+    one_of = OneOf(mixers, generator=generator)
+    return [tfm for tfm, used in ((affine, affine.active), (one_of, mixers), (cutout, cutout.p)) if used]
+
+
+def _make_policy(
+    preset: str = 'paper',  # A name in `AUGMENTATIONS`
+    **changes: float | None,  # Values to change in the preset; None leaves the preset's
+) -> AttrDict:  # All values
+    "A preset of `AUGMENTATIONS` with changes; `ValueError` for an unknown name or an impossible number"
+    if preset not in AUGMENTATIONS:
+        raise ValueError(f"parameter 'augment' is {preset!r}; it must be one of {', '.join(AUGMENTATIONS)}")
+    start = dict.fromkeys(MIXERS, 0.0) | AUGMENTATIONS['none']
+    values = AUGMENTATIONS[preset] | {k: float(v) for k, v in changes.items() if v is not None}
+    for name in values | changes:
+        if name not in start:
+            near = get_close_matches(name, start, 1)
+            hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(start)}'
+            raise ValueError(f'unknown augmentation {name!r}; {hint}')
+    policy = AttrDict(start | values)
+    _transforms(policy)
+    return policy
+
+
+# %% ../nbs/03_augment.ipynb #a01166a7
+def make_augmentation(
+    params: dict,  # Parameters of a training: `augment`, the names in `_make_policy`, `label_rule`, `no_finding`, …
+    labels: Sequence[str] | None = None,  # Names of the labels; None: fastai's
+    generator: torch.Generator | None = None,  # On the CPU; None is torch's own
+) -> list[_BatchTransform]:  # For `batch_tfms`; empty if nothing is to be done
+    "Batch transforms of a training; `ValueError` as for `_make_policy`, and if a batch is too small for a mixer"
+    names = {*MIXERS, *AUGMENTATIONS['none']}
+    policy = _make_policy(params['augment'], **{k: params[k] for k in names if k in params})
+    non_findings = params.get('non_findings', ('Support Devices',))
+    if isinstance(non_findings, str):
+        non_findings = [o.strip() for o in non_findings.split(';') if o.strip()]
+    rule, no_finding = params.get('label_rule', 'clip'), params.get('no_finding', 'keep')
+    mixing = dict(labels=rule, no_finding=no_finding, non_findings=non_findings, vocab=labels)
+    tfms = _transforms(policy, generator, **mixing)
+    if params.get('bs'):
+        _check_batch_size(tfms, params['bs'] // params.get('processes', 1))
+    return tfms
+
+
+def _check_batch_size(
+    tfms: Sequence[_BatchTransform],  # Of a training
+    bs: int,  # Images per batch and process
+):
+    "`ValueError` if a mixer would leave every batch unchanged"
+    for mixer in (o for tfm in tfms if isinstance(tfm, OneOf) for o in tfm.mixers):
+        smallest = max(_SMALLEST_BATCH, mixer.images)
+        if bs < smallest:
+            raise ValueError(f'{bs} images per batch and process; {type(mixer).__name__} needs at least {smallest}')

@@ -1,4 +1,4 @@
-"""Binary focal cross-entropy exactly as Keras computes it, and what it does to the rare findings
+"""Binary focal cross-entropy exactly as Keras computes it, and what it does to rare findings
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/losses.html.md"""
 
@@ -7,10 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/losses.html.md"""
 # %% auto #0
 __all__ = [
     'LOSSES',
-    'prepare_batch',
-    'reduce_loss',
     'binary_focal_loss',
-    'binary_cross_entropy',
     'asymmetric_loss',
     'MultiLabelLoss',
     'BinaryFocalLossFlat',
@@ -19,9 +16,9 @@ __all__ = [
     'make_loss',
 ]
 
-# %% ../nbs/04_losses.ipynb #60bf9000
+# %% ../nbs/04_losses.ipynb #d6ea4835
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 
 import torch
@@ -29,49 +26,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-# %% ../nbs/04_losses.ipynb #12bbd61f
-def prepare_batch(
+# %% ../nbs/04_losses.ipynb #c80085d7
+def _prepare_batch(
     logits: Tensor,  # Raw model outputs, any floating dtype, any shape
     targets: Tensor,  # 0/1 or soft labels in [0,1], same shape
     label_smoothing: float = 0.0,  # Targets move this share of the way to 1/2
 ) -> tuple[Tensor, Tensor]:  # Logits and smoothed targets, plain tensors in at least fp32
-    "What a loss computes with; ValueError for unequal shapes and, on a CPU, for targets outside [0,1]"
+    "Arguments of a loss; `ValueError` for unequal shapes and, on a CPU, for targets outside [0,1]"
     if logits.shape != targets.shape:
         raise ValueError(
-            f'logits {tuple(logits.shape)} and targets {tuple(targets.shape)} differ in shape: one target per logit is wanted'
+            f'logits {tuple(logits.shape)} and targets {tuple(targets.shape)} differ in shape; '
+            'each logit must have one target'
         )
     z = logits.as_subclass(Tensor)
     if z.dtype in (torch.float16, torch.bfloat16):
         z = z.float()
     t = targets.as_subclass(Tensor).to(z)
     if t.device.type == 'cpu' and t.numel() and not (t.min() >= 0 and t.max() <= 1):
-        raise ValueError(f'targets span [{t.min():g}, {t.max():g}]: values in [0,1] are wanted')
+        raise ValueError(f'targets span [{t.min():g}, {t.max():g}]; they must be in [0,1]')
     return z, t * (1 - label_smoothing) + label_smoothing / 2
 
 
-# %% ../nbs/04_losses.ipynb #805c2f25
+# %% ../nbs/04_losses.ipynb #c2ff5847
 def _check_parameters(
-    **params: float,  # Name and value; names beginning with `gamma` may exceed 1
+    **params: float,  # Name and value; a name that begins with `gamma` may exceed 1
 ) -> None:
-    "ValueError for a parameter of a loss outside [0,1], or for a negative or NaN `gamma`"
+    "`ValueError` for a parameter of a loss outside [0,1], or for a negative or NaN `gamma`"
     for name, value in params.items():
         most = inf if name.startswith('gamma') else 1.0
         if not 0 <= value <= most:
-            raise ValueError(f'{name}={value}: a number in [0, {most:g}] is wanted')
+            raise ValueError(f'{name}={value}; it must be in [0, {most:g}]')
 
 
-# %% ../nbs/04_losses.ipynb #7ba0514b
-def reduce_loss(
+def _reduce_loss(
     loss: Tensor,  # One loss per logit
     reduction: str,  # 'mean', 'sum' or 'none'
 ) -> Tensor:  # A scalar; for 'none', `loss` as it is
-    "Mean or sum over all elements, as in torch; ValueError for another name"
+    "Mean or sum over all elements, as in torch; `ValueError` for another name"
     if reduction not in ('mean', 'sum', 'none'):
-        raise ValueError(f"reduction={reduction!r}: 'mean', 'sum' or 'none' is wanted")
-    return loss if reduction == 'none' else loss.mean() if reduction == 'mean' else loss.sum()
+        raise ValueError(f"reduction={reduction!r}; it must be 'mean', 'sum' or 'none'")
+    if reduction == 'mean':
+        return loss.mean()
+    return loss.sum() if reduction == 'sum' else loss
 
 
-# %% ../nbs/04_losses.ipynb #4679d9d9
+# %% ../nbs/04_losses.ipynb #46e43c0e
 def binary_focal_loss(
     logits: Tensor,  # Raw model outputs `(B,C)`
     targets: Tensor,  # 0/1 or soft labels in [0,1], `(B,C)`
@@ -81,31 +80,35 @@ def binary_focal_loss(
     balance: bool = True,  # Apply `alpha`? (Keras: `apply_class_balancing`)
     reduction: str = 'mean',  # 'mean', 'sum' or 'none' (one loss per logit)
 ) -> Tensor:  # Scalar, or `(B,C)` for 'none', in at least fp32
-    "Binary focal loss of `(B,C)` logits as Keras defines it, in log-sigmoid form (§3.4); ValueError as in `prepare_batch`, `_check_parameters`, `reduce_loss`"
+    """Binary focal loss of `(B,C)` logits as Keras defines it, in log-sigmoid form (§3.4)
+
+    `ValueError` for unequal shapes, targets outside [0,1] (on a CPU) and parameters out of range.
+    """
     _check_parameters(gamma=gamma, alpha=alpha, label_smoothing=label_smoothing)
-    z, t = prepare_batch(logits, targets, label_smoothing)
+    z, t = _prepare_batch(logits, targets, label_smoothing)
     log_p, log_not_p = F.logsigmoid(z), F.logsigmoid(-z)
+    bce = -(t * log_p + (1 - t) * log_not_p)
     log_miss = torch.logaddexp(t.log() + log_not_p, torch.log1p(-t) + log_p)
-    loss = -(t * log_p + (1 - t) * log_not_p) * (gamma * log_miss).exp()
+    loss = bce * (gamma * log_miss).exp()
     if balance:
         loss = loss * (t * alpha + (1 - t) * (1 - alpha))
-    return reduce_loss(loss, reduction)
+    return _reduce_loss(loss, reduction)
 
 
-# %% ../nbs/04_losses.ipynb #fc9371fc
-def binary_cross_entropy(
+# %% ../nbs/04_losses.ipynb #3799e488
+def _smooth_bce(
     logits: Tensor,  # Raw model outputs `(B,C)`
     targets: Tensor,  # 0/1 or soft labels in [0,1], `(B,C)`
     label_smoothing: float = 0.0,  # Targets move this share of the way to 1/2
     reduction: str = 'mean',  # 'mean', 'sum' or 'none' (one loss per logit)
 ) -> Tensor:  # Scalar, or `(B,C)` for 'none', in at least fp32
-    "BCE of `(B,C)` logits, torch's own, with smoothing and the guards of `binary_focal_loss`"
+    "torch's BCE of `(B,C)` logits, with smoothing and the checks of `binary_focal_loss`"
     _check_parameters(label_smoothing=label_smoothing)
-    z, t = prepare_batch(logits, targets, label_smoothing)
-    return reduce_loss(F.binary_cross_entropy_with_logits(z, t, reduction='none'), reduction)
+    z, t = _prepare_batch(logits, targets, label_smoothing)
+    return _reduce_loss(F.binary_cross_entropy_with_logits(z, t, reduction='none'), reduction)
 
 
-# %% ../nbs/04_losses.ipynb #ce8c6e18
+# %% ../nbs/04_losses.ipynb #c7c16388
 def asymmetric_loss(
     logits: Tensor,  # Raw model outputs `(B,C)`
     targets: Tensor,  # 0/1 or soft labels in [0,1], `(B,C)`; linear in a soft label
@@ -116,27 +119,28 @@ def asymmetric_loss(
 ) -> Tensor:  # Scalar, or `(B,C)` for 'none', in at least fp32
     "Asymmetric loss of `(B,C)` logits (ASL, Ridnik et al. 2021); errors as for `binary_focal_loss`"
     _check_parameters(gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
-    z, t = prepare_batch(logits, targets)
-    pos = (gamma_pos * F.logsigmoid(-z)).exp() * F.logsigmoid(z)
+    z, t = _prepare_batch(logits, targets)
+    positive = (gamma_pos * F.logsigmoid(-z)).exp() * F.logsigmoid(z)
     p_m = (torch.sigmoid(z) - clip).clamp(min=torch.finfo(z.dtype).tiny)
-    neg = p_m**gamma_neg * (torch.log1p(-p_m) if clip else F.logsigmoid(-z))
-    return reduce_loss(-(t * pos + (1 - t) * neg), reduction)
+    log_not_p = torch.log1p(-p_m) if clip else F.logsigmoid(-z)
+    negative = p_m**gamma_neg * log_not_p
+    return _reduce_loss(-(t * positive + (1 - t) * negative), reduction)
 
 
-# %% ../nbs/04_losses.ipynb #332543b9
+# %% ../nbs/04_losses.ipynb #f02b57a8
 class MultiLabelLoss(nn.Module):
     "A loss function with its parameters; `activation` and `decodes` are what fastai asks for"
 
     def __init__(
         self,
-        fn: Callable[..., Tensor],  # Loss of logits and targets, with a `reduction`
-        thresh: float = 0.5,  # Probability above which `decodes` says "present"
+        fn: Callable[..., Tensor],  # Loss of logits and targets, with a parameter `reduction`
+        thresh: float = 0.5,  # Probability above which `decodes` answers "present"
         reduction: str = 'mean',  # 'mean', 'sum' or 'none'
         **params: float,  # Further parameters of `fn`
     ) -> None:
         super().__init__()
         self.fn, self.thresh, self.reduction, self.params = fn, thresh, reduction, params
-        fn(torch.zeros(1, 1), torch.zeros(1, 1), reduction=reduction, **params)
+        fn(torch.zeros(1, 1), torch.zeros(1, 1), reduction=reduction, **params)  # refuses a wrong parameter here
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.fn(logits, targets, reduction=self.reduction, **self.params)
@@ -148,12 +152,11 @@ class MultiLabelLoss(nn.Module):
         return probs > self.thresh
 
     def extra_repr(self) -> str:
-        return ', '.join(
-            f'{k}={v}' for k, v in {**self.params, 'reduction': self.reduction, 'thresh': self.thresh}.items()
-        )
+        shown = {**self.params, 'reduction': self.reduction, 'thresh': self.thresh}
+        return ', '.join(f'{name}={value}' for name, value in shown.items())
 
 
-# %% ../nbs/04_losses.ipynb #3cf73998
+# %% ../nbs/04_losses.ipynb #bc30411d
 class BinaryFocalLossFlat(MultiLabelLoss):
     "`binary_focal_loss` as a module, for a fastai `Learner` or a plain loop (§3.4)"
 
@@ -164,33 +167,25 @@ class BinaryFocalLossFlat(MultiLabelLoss):
         label_smoothing: float = 1e-2,  # Targets move this share of the way to 1/2
         balance: bool = True,  # Apply `alpha`?
         reduction: str = 'mean',  # 'mean', 'sum' or 'none'
-        thresh: float = 0.5,  # Probability above which `decodes` says "present"
+        thresh: float = 0.5,  # Probability above which `decodes` answers "present"
     ) -> None:
-        super().__init__(
-            binary_focal_loss,
-            thresh,
-            reduction,
-            gamma=gamma,
-            alpha=alpha,
-            label_smoothing=label_smoothing,
-            balance=balance,
-        )
+        params = dict(gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, balance=balance)
+        super().__init__(binary_focal_loss, thresh, reduction, **params)
 
 
-# %% ../nbs/04_losses.ipynb #5468f9d7
+# %% ../nbs/04_losses.ipynb #a0e86ae0
 class BinaryCrossEntropyFlat(MultiLabelLoss):
-    "`binary_cross_entropy` as a module"
+    "torch's binary cross-entropy with label smoothing, as a module"
 
     def __init__(
         self,
         label_smoothing: float = 0.0,  # Targets move this share of the way to 1/2
         reduction: str = 'mean',  # 'mean', 'sum' or 'none'
-        thresh: float = 0.5,  # Probability above which `decodes` says "present"
+        thresh: float = 0.5,  # Probability above which `decodes` answers "present"
     ) -> None:
-        super().__init__(binary_cross_entropy, thresh, reduction, label_smoothing=label_smoothing)
+        super().__init__(_smooth_bce, thresh, reduction, label_smoothing=label_smoothing)
 
 
-# %% ../nbs/04_losses.ipynb #937c1986
 class AsymmetricLossFlat(MultiLabelLoss):
     "`asymmetric_loss` as a module"
 
@@ -200,13 +195,14 @@ class AsymmetricLossFlat(MultiLabelLoss):
         gamma_pos: float = 1.0,  # Focusing parameter of positives
         clip: float = 0.05,  # Probability margin below which negatives cost nothing
         reduction: str = 'mean',  # 'mean', 'sum' or 'none'
-        thresh: float = 0.5,  # Probability above which `decodes` says "present"
+        thresh: float = 0.5,  # Probability above which `decodes` answers "present"
     ) -> None:
         super().__init__(asymmetric_loss, thresh, reduction, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
 
 
-# %% ../nbs/04_losses.ipynb #7a087ab5
-LOSSES: dict[str, Callable[..., MultiLabelLoss]] = {
+# %% ../nbs/04_losses.ipynb #7c913d50
+#: Losses by name; an entry makes a module with `activation`, `decodes` and `reduction`, see `MultiLabelLoss`.
+LOSSES: dict[str, Callable[..., nn.Module]] = {
     'focal': BinaryFocalLossFlat,
     'bce': BinaryCrossEntropyFlat,
     'asl': AsymmetricLossFlat,
@@ -214,14 +210,15 @@ LOSSES: dict[str, Callable[..., MultiLabelLoss]] = {
 
 
 def make_loss(
-    name: str,  # 'focal', 'bce' or 'asl'
-    **kwargs: float,  # Parameters of that loss
-) -> MultiLabelLoss:  # For a `Learner` or a plain loop
-    "The loss called `name`; ValueError for an unknown name, TypeError for a parameter it does not have"
+    name: str,  # A name in `LOSSES`
+    params: Mapping | None = None,  # All parameters of a training; the loss takes those it knows
+    **own: float,  # Parameters of the loss itself
+) -> nn.Module:  # For a `Learner` or a plain loop
+    "The loss called `name`; `ValueError` for an unknown name, `TypeError` for an `own` parameter it does not have"
     if name not in LOSSES:
-        raise ValueError(f'loss={name!r}: one of {", ".join(LOSSES)} is wanted')
+        raise ValueError(f'loss={name!r}; it must be one of {", ".join(LOSSES)}')
     known = inspect.signature(LOSSES[name]).parameters
-    unknown = [k for k in kwargs if k not in known]
+    unknown = [k for k in own if k not in known]
     if unknown:
         raise TypeError(f'loss {name!r} has no {", ".join(unknown)}; it takes {", ".join(known)}')
-    return LOSSES[name](**kwargs)
+    return LOSSES[name](**{k: v for k, v in (params or {}).items() if k in known} | own)

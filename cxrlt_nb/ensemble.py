@@ -100,7 +100,7 @@ def _transform(
 ) -> np.ndarray:  # `(M,N,C)`
     "The predictions of M models as they are averaged; `ValueError` for an unknown mean"
     if how not in MEANS:
-        raise ValueError(f'unknown mean {how!r}; choose from {list(MEANS)}')
+        raise ValueError(f'how={how!r} is unknown; choose from {list(MEANS)}')
     before, _ = MEANS[how]
     return np.stack([before(frame.to_numpy('float32')) for frame in frames.values()])
 

@@ -37,9 +37,9 @@ from torch import nn
 from .cache import CachedImages, build_cache, cache_folder
 from .data import BatchDL, RadiographBlock
 from .datasets import read_source
-from .ensemble import HOW, mean_ensemble
+from .ensemble import MEANS, mean_ensemble
 from .files import home, write_json
-from .metrics import focal_posterior, per_label
+from .metrics import focal_posterior, label_thresholds
 from .models import create_model, load_weights
 from .runs import check_comparable, environment, open_run, read_predictions, save_predictions
 from .table import StudyTable
@@ -153,8 +153,8 @@ def predict(
 ) -> pd.DataFrame:  # Rows in the order of the images; `.attrs` says how it was made
     "Mean prediction of several runs for new images (§3.5, Figure 4); `ValueError` as in `check_comparable` and `image_table`"
     for o in (how, tta_how):
-        if o not in HOW:
-            raise ValueError(f'how={o!r}; one of {list(HOW)} is wanted')
+        if o not in MEANS:
+            raise ValueError(f'how={o!r} is unknown; choose from {list(MEANS)}')
     opened, table, frames = [open_model(o) for o in runs], image_table(images), []
     check_comparable(opened, same=_SAME, results=False)
     with tempfile.TemporaryDirectory() as tmp:
@@ -182,7 +182,7 @@ def decide(
 ) -> pd.DataFrame:  # 0 or 1, int8
     "Which findings are reported: probability ≥ threshold; `ValueError` names labels without one"
     return (
-        frame >= per_label(pd.Series(thresholds) if isinstance(thresholds, dict) else thresholds, frame.columns)
+        frame >= label_thresholds(pd.Series(thresholds) if isinstance(thresholds, dict) else thresholds, frame.columns)
     ).astype('int8')
 
 

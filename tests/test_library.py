@@ -35,9 +35,9 @@ def rows():
 
 
 def ranks_well(probs, y):
-    from cxrlt_nb.metrics import mean_auc
+    from cxrlt_nb.metrics import METRICS
 
-    return mean_auc(y.numpy(), probs.numpy()) > 0.97
+    return METRICS['mauc'].macro(y.numpy(), probs.numpy()) > 0.97
 
 
 def test_in_a_plain_loop(rows):
@@ -182,7 +182,7 @@ from torch import Tensor
 from cxrlt_nb.folds import kfold
 from cxrlt_nb.intervals import bootstrap
 from cxrlt_nb.losses import BinaryFocalLossFlat, binary_focal_loss, make_loss
-from cxrlt_nb.metrics import mean_average_precision
+from cxrlt_nb.metrics import METRICS
 from cxrlt_nb.datasets import read_source
 from cxrlt_nb.table import StudyTable
 
@@ -190,6 +190,7 @@ loss: Tensor = binary_focal_loss(torch.zeros(2, 3), torch.zeros(2, 3), gamma=2.)
 module: torch.nn.Module = make_loss('focal', gamma=2.)
 table: StudyTable = read_source('phantom', Path('x'))
 frame: pd.DataFrame = table.df
+mAP: float = METRICS['map'].macro(frame, frame)
 """
 WRONG = USE + "binary_focal_loss('logits', 3)\ntable.labels.no_such_method()\n"
 

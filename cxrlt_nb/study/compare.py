@@ -18,8 +18,8 @@ from matplotlib import pyplot as plt
 from ..ablation import EXTENDED, baselines, configurations
 from ..ensemble import blend_weights, mean_ensemble, study_mean
 from ..files import home, read_json
-from ..intervals import by_label, paired_interval, percentile_interval, replicates
-from ..metrics import tiers
+from ..intervals import paired_interval, percentile_interval, replicates
+from ..metrics import METRICS, tiers
 from ..predict import open_model, run_table
 from ..runs import check_comparable, open_run, read_predictions, write_result
 from ..table import TRAIN_POSITIVES
@@ -107,7 +107,7 @@ def _scored(
                 f'{name}, seed {s}: other held-out images than the first configuration ({len(odd)}, e.g. {odd[0]!r}); a difference would not be paired'
             )
         p = p.loc[y.index, list(y)]
-        values.append(by_label('map', y, p))
+        values.append(METRICS['map'].by_label(y, p))
         reps.append(replicates(y, p, df.patient_id.loc[y.index], n)['map'])
     return pd.DataFrame(values), sum(reps) / len(reps)
 

@@ -44,8 +44,8 @@ from fastcore.script import call_parse
 from ..ablation import TABLE2, K, StudyPreset, row_trainings, trainings
 from ..ensemble import mean_ensemble, out_of_fold
 from ..files import read_json
-from ..intervals import by_label, chance_level, percentile_interval, replicates
-from ..metrics import best_thresholds
+from ..intervals import chance_level, percentile_interval, replicates
+from ..metrics import METRICS, best_thresholds
 from ..phantom.release import PHANTOM
 from ..predict import mirror_predictions, open_model, run_table
 from ..runs import BYSTANDERS, check_comparable, open_run
@@ -197,7 +197,8 @@ def _check_rows(
 
 # %% ../../nbs/study/02_table2.ipynb #ddf70af9
 #: How a metric is called in the table.
-METRIC_NAMES = dict(map='mAP', mauc='mAUC', mf1='mF1', mf1_oof='mF1 at out-of-fold thresholds')
+METRIC_NAMES = {m: METRICS[m].macro_name for m in ('map', 'mauc', 'mf1')}
+METRIC_NAMES['mf1_oof'] = 'mF1 at out-of-fold thresholds'
 
 
 def _figures(
@@ -212,7 +213,8 @@ def _figures(
     at = {k: replicates(y, p, patient_id, n, threshold=t) for k, t in cuts.items() if k in ('map', 'mf1_oof')}
     reps = at['map'] | dict(mf1_oof=at['mf1_oof']['mf1'])
     return {
-        m: (by_label(m.removesuffix('_oof'), y, p, t).mean(), reps[m].mean(axis=1).to_numpy()) for m, t in cuts.items()
+        m: (METRICS[m.removesuffix('_oof')].by_label(y, p, t).mean(), reps[m].mean(axis=1).to_numpy())
+        for m, t in cuts.items()
     }
 
 

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .augment import AUGMENTATIONS, MIXERS
 from .cache import RESIZE_RULES
-from .datasets import READERS as DATASETS
+from .datasets import DATASETS
 from .folds import kfold
 from .losses import LOSSES
 from .models import check_arch

@@ -12,7 +12,7 @@ __all__ = [
     'PHANTOM_FIRST_PATIENT',
     'NIH_LABELS',
     'CREDENTIALED',
-    'READERS',
+    'DATASETS',
     'is_phantom',
     'read_cxrlt',
     'read_nih',
@@ -276,19 +276,19 @@ def read_nih(
 #: How a notebook's output says that credentialed data were read.
 CREDENTIALED = 'credentialed' + ' data'
 #: Every source the study knows, by the word that the notebooks' parameter `data` takes.
-READERS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih)
+DATASETS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih)
 
 
 def read_source(
-    data: str,  # A key of `READERS`
+    data: str,  # A key of `DATASETS`
     root: str | Path,  # The release's folder
     seed: int = 0,  # Seed of splits that have to be made
     labels: list[str] | None = None,  # Findings to keep; by default all
 ) -> StudyTable:
     "Read the source `data` from `root`; `ValueError` where the word or a label is not known or the folder holds something else"
-    if data not in READERS:
-        raise ValueError(f'unknown data {data!r}; known are {", ".join(READERS)}')
-    t = READERS[data](root, seed=seed)
+    if data not in DATASETS:
+        raise ValueError(f'unknown data {data!r}; known are {", ".join(DATASETS)}')
+    t = DATASETS[data](root, seed=seed)
     if data == 'phantom' and t.source != 'phantom':
         raise ValueError(
             f'{root} is no phantom: it lacks {PHANTOM_FILE}, or has patient ids below {PHANTOM_FIRST_PATIENT:,}; say data=cxrlt for a real release'

@@ -28,14 +28,12 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.core import Datasets
 from fastai.torch_core import default_device
 from fastcore.basics import AttrDict
 from fastcore.script import CliError, call_parse
 from torch import nn
 
 from .cache import CachedImages, build_cache, cache_folder
-from .data import BatchDL, RadiographBlock
 from .datasets import read_source
 from .ensemble import MEANS, mean_ensemble
 from .files import home, write_json
@@ -73,16 +71,17 @@ def infer(
     device=None,  # A torch device; fastai's default if None
 ) -> np.ndarray:  # `(2,N,C)` float32 probabilities: of the image, of its mirror; `(1,N,C)` without
     "What a network says of images, in fp32"
-    device, block = device or default_device(), RadiographBlock(images, mean, std)
-    dl = BatchDL(
-        Datasets(np.arange(len(images)), [block.type_tfms]), bs=bs, after_batch=block.batch_tfms, device=device
-    )
+    device = device or default_device()
+
+    def batches():
+        for rows in np.array_split(np.arange(len(images)), range(bs, len(images), bs)):
+            x = images.read(rows, torch.get_num_threads(), np.float32)
+            x = torch.from_numpy(x).to(device)
+            yield x if mean is None else (x - mean) / std
+
     model = model.to(device, memory_format=torch.channels_last).eval()
     see = lambda x: model(x.contiguous(memory_format=torch.channels_last)).sigmoid().float().cpu()
-    out = [
-        torch.stack([see(o) for o in ([x, x.flip(-1)] if mirror else [x])])
-        for x in (b[0].as_subclass(torch.Tensor) for b in dl)
-    ]
+    out = [torch.stack([see(o) for o in ([x, x.flip(-1)] if mirror else [x])]) for x in batches()]
     return torch.cat(out, 1).numpy()
 
 

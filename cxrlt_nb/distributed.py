@@ -173,7 +173,7 @@ def fit_on(
 
 # %% ../nbs/04e_distributed.ipynb #29a
 def _largest_batch(
-    steps: Callable,  # Takes training steps with batches of so many images; raises an out-of-memory error if they do not fit
+    steps: Callable,  # Training steps with so many images per batch; raises if memory runs out
     most: int = 4096,  # No larger than this
 ) -> int:  # Images per batch
     "The largest of 8, 12, 16, 24, 32, 48, … that fits; `ValueError` if not even the first does"

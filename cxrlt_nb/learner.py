@@ -1,4 +1,4 @@
-"""A fastai `Learner` with the paper's optimiser, training that can be interrupted and resumed, and scores with intervals
+"""A fastai `Learner` with the paper's optimiser, training that can be resumed, and scores with intervals
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/learner.html.md"""
 

@@ -24,8 +24,10 @@ setup(
     license=cfg['license'],
     long_description=(here / 'README.md').read_text(encoding='utf-8') if (here / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
-    packages=find_packages(include=['cxrlt_nb', 'cxrlt_nb.*']),
-    package_data={'cxrlt_nb': ['py.typed']},
+    # The training notebook is part of the wheel: `cxrlt train` runs it.
+    packages=[*find_packages(include=['cxrlt_nb', 'cxrlt_nb.*']), 'cxrlt_nb.notebooks'],
+    package_dir={'cxrlt_nb.notebooks': 'nbs'},
+    package_data={'cxrlt_nb': ['py.typed'], 'cxrlt_nb.notebooks': ['05_train.ipynb']},
     python_requires='>=' + cfg['min_python'],
     install_requires=lines('requirements'),
     extras_require={k.removesuffix('_requirements'): lines(k) for k in cfg if k.endswith('_requirements')},

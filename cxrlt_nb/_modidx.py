@@ -147,6 +147,27 @@ d = {
             'cxrlt_nb.cache.decode_gray': ('cache.html#decode_gray', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache.to_square': ('cache.html#to_square', 'cxrlt_nb/cache.py'),
         },
+        'cxrlt_nb.cli': {
+            'cxrlt_nb.cli._Parameter': ('cli.html#_parameter', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._add': ('cli.html#_add', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._add_scores': ('cli.html#_add_scores', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._add_train': ('cli.html#_add_train', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._check_unknown': ('cli.html#_check_unknown', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._compare': ('cli.html#_compare', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._last_epoch': ('cli.html#_last_epoch', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._notebook': ('cli.html#_notebook', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._parameters': ('cli.html#_parameters', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._parameters_cell': ('cli.html#_parameters_cell', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._parser': ('cli.html#_parser', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._predict': ('cli.html#_predict', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._status_line': ('cli.html#_status_line', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._submit': ('cli.html#_submit', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._thresholds': ('cli.html#_thresholds', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._train': ('cli.html#_train', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._training_folder': ('cli.html#_training_folder', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._value': ('cli.html#_value', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli.main': ('cli.html#main', 'cxrlt_nb/cli.py'),
+        },
         'cxrlt_nb.config': {
             'cxrlt_nb.config.TrainConfig': ('config.html#trainconfig', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config.TrainConfig.__init__': ('config.html#trainconfig.__init__', 'cxrlt_nb/config.py'),
@@ -168,6 +189,7 @@ d = {
             'cxrlt_nb.config._Spending': ('config.html#_spending', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._check_together': ('config.html#_check_together', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._fill': ('config.html#_fill', 'cxrlt_nb/config.py'),
+            'cxrlt_nb.config._hint': ('config.html#_hint', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._in_words': ('config.html#_in_words', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._kinds': ('config.html#_kinds', 'cxrlt_nb/config.py'),
             'cxrlt_nb.config._machine': ('config.html#_machine', 'cxrlt_nb/config.py'),
@@ -454,190 +476,330 @@ d = {
                 'phantom/anatomy.html#chest.lateral',
                 'cxrlt_nb/phantom/anatomy.py',
             ),
-            'cxrlt_nb.phantom.anatomy.Chest.ribs': ('phantom/anatomy.html#chest.ribs', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.chest_of': ('phantom/anatomy.html#chest_of', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.frontal': ('phantom/anatomy.html#frontal', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.lateral': ('phantom/anatomy.html#lateral', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.paint': ('phantom/anatomy.html#paint', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.paint_airways': (
-                'phantom/anatomy.html#paint_airways',
+            'cxrlt_nb.phantom.anatomy.Chest.random_place': (
+                'phantom/anatomy.html#chest.random_place',
                 'cxrlt_nb/phantom/anatomy.py',
             ),
-            'cxrlt_nb.phantom.anatomy.paint_body': ('phantom/anatomy.html#paint_body', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.paint_bones': ('phantom/anatomy.html#paint_bones', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.paint_mediastinum': (
-                'phantom/anatomy.html#paint_mediastinum',
+            'cxrlt_nb.phantom.anatomy.Chest.rib': ('phantom/anatomy.html#chest.rib', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._add_aorta': ('phantom/anatomy.html#_add_aorta', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._add_ellipse': (
+                'phantom/anatomy.html#_add_ellipse',
                 'cxrlt_nb/phantom/anatomy.py',
             ),
-            'cxrlt_nb.phantom.anatomy.paint_ribs': ('phantom/anatomy.html#paint_ribs', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.paint_spine': ('phantom/anatomy.html#paint_spine', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy.traits': ('phantom/anatomy.html#traits', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._bands': ('phantom/anatomy.html#_bands', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._frontal': ('phantom/anatomy.html#_frontal', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._frontal_body': (
+                'phantom/anatomy.html#_frontal_body',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._frontal_lungs': (
+                'phantom/anatomy.html#_frontal_lungs',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._frontal_mediastinum': (
+                'phantom/anatomy.html#_frontal_mediastinum',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._lateral': ('phantom/anatomy.html#_lateral', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._lateral_body': (
+                'phantom/anatomy.html#_lateral_body',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._lateral_lungs': (
+                'phantom/anatomy.html#_lateral_lungs',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._mediastinum': (
+                'phantom/anatomy.html#_mediastinum',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._mediastinum_band': (
+                'phantom/anatomy.html#_mediastinum_band',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._paint_abdomen': (
+                'phantom/anatomy.html#_paint_abdomen',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._paint_airways': (
+                'phantom/anatomy.html#_paint_airways',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._paint_anatomy': (
+                'phantom/anatomy.html#_paint_anatomy',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._paint_arms': ('phantom/anatomy.html#_paint_arms', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._paint_body': ('phantom/anatomy.html#_paint_body', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._paint_breastbone': (
+                'phantom/anatomy.html#_paint_breastbone',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._paint_collar_bones': (
+                'phantom/anatomy.html#_paint_collar_bones',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._paint_lungs': (
+                'phantom/anatomy.html#_paint_lungs',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._paint_ribs': ('phantom/anatomy.html#_paint_ribs', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._paint_skin': ('phantom/anatomy.html#_paint_skin', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._paint_spine': (
+                'phantom/anatomy.html#_paint_spine',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy._rib_cage': ('phantom/anatomy.html#_rib_cage', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._traits': ('phantom/anatomy.html#_traits', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy._vessel_lines': (
+                'phantom/anatomy.html#_vessel_lines',
+                'cxrlt_nb/phantom/anatomy.py',
+            ),
+            'cxrlt_nb.phantom.anatomy.make_chest': ('phantom/anatomy.html#make_chest', 'cxrlt_nb/phantom/anatomy.py'),
+            'cxrlt_nb.phantom.anatomy.paint_chest': ('phantom/anatomy.html#paint_chest', 'cxrlt_nb/phantom/anatomy.py'),
         },
         'cxrlt_nb.phantom.draw': {
-            'cxrlt_nb.phantom.draw.Film': ('phantom/draw.html#film', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.Film.__init__': ('phantom/draw.html#film.__init__', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.Film.blend': ('phantom/draw.html#film.blend', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.Film.box': ('phantom/draw.html#film.box', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.Film.edge': ('phantom/draw.html#film.edge', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas': ('phantom/draw.html#canvas', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.__init__': ('phantom/draw.html#canvas.__init__', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.blend': ('phantom/draw.html#canvas.blend', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.blob': ('phantom/draw.html#canvas.blob', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.box': ('phantom/draw.html#canvas.box', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.by_row': ('phantom/draw.html#canvas.by_row', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.edge': ('phantom/draw.html#canvas.edge', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.ellipse_distance': (
+                'phantom/draw.html#canvas.ellipse_distance',
+                'cxrlt_nb/phantom/draw.py',
+            ),
+            'cxrlt_nb.phantom.draw.Canvas.lines': ('phantom/draw.html#canvas.lines', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Canvas.noise': ('phantom/draw.html#canvas.noise', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Ellipse': ('phantom/draw.html#ellipse', 'cxrlt_nb/phantom/draw.py'),
             'cxrlt_nb.phantom.draw.Lung': ('phantom/draw.html#lung', 'cxrlt_nb/phantom/draw.py'),
             'cxrlt_nb.phantom.draw.Lung.at': ('phantom/draw.html#lung.at', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.Lung.base': ('phantom/draw.html#lung.base', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Lung.diaphragm': ('phantom/draw.html#lung.diaphragm', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.Lung.line': ('phantom/draw.html#lung.line', 'cxrlt_nb/phantom/draw.py'),
             'cxrlt_nb.phantom.draw.Lung.mask': ('phantom/draw.html#lung.mask', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.blob': ('phantom/draw.html#blob', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.ellipse': ('phantom/draw.html#ellipse', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.mottle': ('phantom/draw.html#mottle', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.rows': ('phantom/draw.html#rows', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.soft': ('phantom/draw.html#soft', 'cxrlt_nb/phantom/draw.py'),
-            'cxrlt_nb.phantom.draw.strokes': ('phantom/draw.html#strokes', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw._draw_polylines': ('phantom/draw.html#_draw_polylines', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw._pixels': ('phantom/draw.html#_pixels', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.soft_step': ('phantom/draw.html#soft_step', 'cxrlt_nb/phantom/draw.py'),
+            'cxrlt_nb.phantom.draw.sometimes_larger': (
+                'phantom/draw.html#sometimes_larger',
+                'cxrlt_nb/phantom/draw.py',
+            ),
         },
         'cxrlt_nb.phantom.findings': {
-            'cxrlt_nb.phantom.findings.aortic_calcification': (
-                'phantom/findings.html#aortic_calcification',
+            'cxrlt_nb.phantom.findings._aortic_calcification': (
+                'phantom/findings.html#_aortic_calcification',
                 'cxrlt_nb/phantom/findings.py',
             ),
-            'cxrlt_nb.phantom.findings.cardiomegaly': (
-                'phantom/findings.html#cardiomegaly',
+            'cxrlt_nb.phantom.findings._borders_of_mediastinum': (
+                'phantom/findings.html#_borders_of_mediastinum',
                 'cxrlt_nb/phantom/findings.py',
             ),
-            'cxrlt_nb.phantom.findings.check_findings': (
-                'phantom/findings.html#check_findings',
+            'cxrlt_nb.phantom.findings._break_rib': (
+                'phantom/findings.html#_break_rib',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._cardiomegaly': (
+                'phantom/findings.html#_cardiomegaly',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._central_line': (
+                'phantom/findings.html#_central_line',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._check_labels': (
+                'phantom/findings.html#_check_labels',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._curve': ('phantom/findings.html#_curve', 'cxrlt_nb/phantom/findings.py'),
+            'cxrlt_nb.phantom.findings._electrode': (
+                'phantom/findings.html#_electrode',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._expose': ('phantom/findings.html#_expose', 'cxrlt_nb/phantom/findings.py'),
+            'cxrlt_nb.phantom.findings._feeding_tube': (
+                'phantom/findings.html#_feeding_tube',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._fracture': ('phantom/findings.html#_fracture', 'cxrlt_nb/phantom/findings.py'),
+            'cxrlt_nb.phantom.findings._hernia': ('phantom/findings.html#_hernia', 'cxrlt_nb/phantom/findings.py'),
+            'cxrlt_nb.phantom.findings._label_seed': (
+                'phantom/findings.html#_label_seed',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._nipples': ('phantom/findings.html#_nipples', 'cxrlt_nb/phantom/findings.py'),
+            'cxrlt_nb.phantom.findings._pacemaker': (
+                'phantom/findings.html#_pacemaker',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._paint_other_shadows': (
+                'phantom/findings.html#_paint_other_shadows',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._pneumomediastinum': (
+                'phantom/findings.html#_pneumomediastinum',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._pneumoperitoneum': (
+                'phantom/findings.html#_pneumoperitoneum',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._side_marker': (
+                'phantom/findings.html#_side_marker',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._skin_fold': (
+                'phantom/findings.html#_skin_fold',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._soft_tissue': (
+                'phantom/findings.html#_soft_tissue',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._streak': ('phantom/findings.html#_streak', 'cxrlt_nb/phantom/findings.py'),
+            'cxrlt_nb.phantom.findings._subcutaneous_emphysema': (
+                'phantom/findings.html#_subcutaneous_emphysema',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._support_devices': (
+                'phantom/findings.html#_support_devices',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._tortuous_aorta': (
+                'phantom/findings.html#_tortuous_aorta',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._tracheal_tube': (
+                'phantom/findings.html#_tracheal_tube',
+                'cxrlt_nb/phantom/findings.py',
+            ),
+            'cxrlt_nb.phantom.findings._wide_mediastinum': (
+                'phantom/findings.html#_wide_mediastinum',
                 'cxrlt_nb/phantom/findings.py',
             ),
             'cxrlt_nb.phantom.findings.draw': ('phantom/findings.html#draw', 'cxrlt_nb/phantom/findings.py'),
-            'cxrlt_nb.phantom.findings.expose': ('phantom/findings.html#expose', 'cxrlt_nb/phantom/findings.py'),
-            'cxrlt_nb.phantom.findings.fracture': ('phantom/findings.html#fracture', 'cxrlt_nb/phantom/findings.py'),
-            'cxrlt_nb.phantom.findings.hernia': ('phantom/findings.html#hernia', 'cxrlt_nb/phantom/findings.py'),
-            'cxrlt_nb.phantom.findings.pneumomediastinum': (
-                'phantom/findings.html#pneumomediastinum',
-                'cxrlt_nb/phantom/findings.py',
-            ),
-            'cxrlt_nb.phantom.findings.pneumoperitoneum': (
-                'phantom/findings.html#pneumoperitoneum',
-                'cxrlt_nb/phantom/findings.py',
-            ),
-            'cxrlt_nb.phantom.findings.shadows': ('phantom/findings.html#shadows', 'cxrlt_nb/phantom/findings.py'),
-            'cxrlt_nb.phantom.findings.smooth': ('phantom/findings.html#smooth', 'cxrlt_nb/phantom/findings.py'),
-            'cxrlt_nb.phantom.findings.subcutaneous_emphysema': (
-                'phantom/findings.html#subcutaneous_emphysema',
-                'cxrlt_nb/phantom/findings.py',
-            ),
-            'cxrlt_nb.phantom.findings.support_devices': (
-                'phantom/findings.html#support_devices',
-                'cxrlt_nb/phantom/findings.py',
-            ),
-            'cxrlt_nb.phantom.findings.tortuous_aorta': (
-                'phantom/findings.html#tortuous_aorta',
-                'cxrlt_nb/phantom/findings.py',
-            ),
-            'cxrlt_nb.phantom.findings.wide_mediastinum': (
-                'phantom/findings.html#wide_mediastinum',
-                'cxrlt_nb/phantom/findings.py',
-            ),
         },
         'cxrlt_nb.phantom.lung_findings': {
-            'cxrlt_nb.phantom.lung_findings.along': (
-                'phantom/lung_findings.html#along',
+            'cxrlt_nb.phantom.lung_findings._atelectasis': (
+                'phantom/lung_findings.html#_atelectasis',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
-            'cxrlt_nb.phantom.lung_findings.atelectasis': (
-                'phantom/lung_findings.html#atelectasis',
+            'cxrlt_nb.phantom.lung_findings._changed': (
+                'phantom/lung_findings.html#_changed',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
-            'cxrlt_nb.phantom.lung_findings.coarse': (
-                'phantom/lung_findings.html#coarse',
+            'cxrlt_nb.phantom.lung_findings._consolidation': (
+                'phantom/lung_findings.html#_consolidation',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
-            'cxrlt_nb.phantom.lung_findings.consolidation': (
-                'phantom/lung_findings.html#consolidation',
+            'cxrlt_nb.phantom.lung_findings._edema': (
+                'phantom/lung_findings.html#_edema',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._emphysema': (
+                'phantom/lung_findings.html#_emphysema',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._fibrosis': (
+                'phantom/lung_findings.html#_fibrosis',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._infiltration': (
+                'phantom/lung_findings.html#_infiltration',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._lung_lesion': (
+                'phantom/lung_findings.html#_lung_lesion',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._lung_opacity': (
+                'phantom/lung_findings.html#_lung_opacity',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._mass': (
+                'phantom/lung_findings.html#_mass',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._no_finding': (
+                'phantom/lung_findings.html#_no_finding',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._nodule': (
+                'phantom/lung_findings.html#_nodule',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._pleural_effusion': (
+                'phantom/lung_findings.html#_pleural_effusion',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._pleural_plaques': (
+                'phantom/lung_findings.html#_pleural_plaques',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._pleural_thickening': (
+                'phantom/lung_findings.html#_pleural_thickening',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._pneumonia': (
+                'phantom/lung_findings.html#_pneumonia',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._pneumothorax': (
+                'phantom/lung_findings.html#_pneumothorax',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
+            'cxrlt_nb.phantom.lung_findings._point_at': (
+                'phantom/lung_findings.html#_point_at',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
             'cxrlt_nb.phantom.lung_findings.draft': (
                 'phantom/lung_findings.html#draft',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
-            'cxrlt_nb.phantom.lung_findings.edema': (
-                'phantom/lung_findings.html#edema',
+            'cxrlt_nb.phantom.lung_findings.finding': (
+                'phantom/lung_findings.html#finding',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
-            'cxrlt_nb.phantom.lung_findings.emphysema': (
-                'phantom/lung_findings.html#emphysema',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.extent': (
-                'phantom/lung_findings.html#extent',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.fibrosis': (
-                'phantom/lung_findings.html#fibrosis',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.infiltration': (
-                'phantom/lung_findings.html#infiltration',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.lung_lesion': (
-                'phantom/lung_findings.html#lung_lesion',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.lung_opacity': (
-                'phantom/lung_findings.html#lung_opacity',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.mass': (
-                'phantom/lung_findings.html#mass',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.no_finding': (
-                'phantom/lung_findings.html#no_finding',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.nodule': (
-                'phantom/lung_findings.html#nodule',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.paint_signs': (
-                'phantom/lung_findings.html#paint_signs',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.pleural_effusion': (
-                'phantom/lung_findings.html#pleural_effusion',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.pleural_plaque': (
-                'phantom/lung_findings.html#pleural_plaque',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.pleural_thickening': (
-                'phantom/lung_findings.html#pleural_thickening',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.pneumonia': (
-                'phantom/lung_findings.html#pneumonia',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.pneumothorax': (
-                'phantom/lung_findings.html#pneumothorax',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.sign': (
-                'phantom/lung_findings.html#sign',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.spot': (
-                'phantom/lung_findings.html#spot',
+            'cxrlt_nb.phantom.lung_findings.show_findings': (
+                'phantom/lung_findings.html#show_findings',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
         },
         'cxrlt_nb.phantom.release': {
-            'cxrlt_nb.phantom.release._csv': ('phantom/release.html#_csv', 'cxrlt_nb/phantom/release.py'),
-            'cxrlt_nb.phantom.release._film': ('phantom/release.html#_film', 'cxrlt_nb/phantom/release.py'),
-            'cxrlt_nb.phantom.release._population': ('phantom/release.html#_population', 'cxrlt_nb/phantom/release.py'),
-            'cxrlt_nb.phantom.release._scores': ('phantom/release.html#_scores', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._as_release': ('phantom/release.html#_as_release', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._complete': ('phantom/release.html#_complete', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._dicom_id': ('phantom/release.html#_dicom_id', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._draw_all': ('phantom/release.html#_draw_all', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._draw_file': ('phantom/release.html#_draw_file', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._exchange_labels': (
+                'phantom/release.html#_exchange_labels',
+                'cxrlt_nb/phantom/release.py',
+            ),
+            'cxrlt_nb.phantom.release._sample_hierarchy': (
+                'phantom/release.html#_sample_hierarchy',
+                'cxrlt_nb/phantom/release.py',
+            ),
+            'cxrlt_nb.phantom.release._sample_images': (
+                'phantom/release.html#_sample_images',
+                'cxrlt_nb/phantom/release.py',
+            ),
+            'cxrlt_nb.phantom.release._sample_labels': (
+                'phantom/release.html#_sample_labels',
+                'cxrlt_nb/phantom/release.py',
+            ),
+            'cxrlt_nb.phantom.release._sample_population': (
+                'phantom/release.html#_sample_population',
+                'cxrlt_nb/phantom/release.py',
+            ),
+            'cxrlt_nb.phantom.release._sample_scores': (
+                'phantom/release.html#_sample_scores',
+                'cxrlt_nb/phantom/release.py',
+            ),
             'cxrlt_nb.phantom.release._top': ('phantom/release.html#_top', 'cxrlt_nb/phantom/release.py'),
-            'cxrlt_nb.phantom.release._whole': ('phantom/release.html#_whole', 'cxrlt_nb/phantom/release.py'),
-            'cxrlt_nb.phantom.release._write': ('phantom/release.html#_write', 'cxrlt_nb/phantom/release.py'),
-            'cxrlt_nb.phantom.release.add_noise': ('phantom/release.html#add_noise', 'cxrlt_nb/phantom/release.py'),
-            'cxrlt_nb.phantom.release.hierarchy': ('phantom/release.html#hierarchy', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._write_files': (
+                'phantom/release.html#_write_files',
+                'cxrlt_nb/phantom/release.py',
+            ),
             'cxrlt_nb.phantom.release.phantom_name': (
                 'phantom/release.html#phantom_name',
                 'cxrlt_nb/phantom/release.py',
@@ -646,12 +808,8 @@ d = {
                 'phantom/release.html#phantom_table',
                 'cxrlt_nb/phantom/release.py',
             ),
-            'cxrlt_nb.phantom.release.sample_images': (
-                'phantom/release.html#sample_images',
-                'cxrlt_nb/phantom/release.py',
-            ),
-            'cxrlt_nb.phantom.release.sample_labels': (
-                'phantom/release.html#sample_labels',
+            'cxrlt_nb.phantom.release.sample_studies': (
+                'phantom/release.html#sample_studies',
                 'cxrlt_nb/phantom/release.py',
             ),
             'cxrlt_nb.phantom.release.write_phantom': (

@@ -36,7 +36,6 @@ from .augment import AUGMENTATIONS, MIXERS
 from .cache import RESIZE_RULES
 from .datasets import DATASETS
 from .folds import kfold
-from .learner import CALLBACKS
 from .losses import LOSSES
 from .metrics import METRICS
 from .models import check_arch
@@ -75,19 +74,28 @@ STAND_INS = dict(
 
 
 # %% ../nbs/05a_config.ipynb #e1561b6a
+def _hint(
+    name: str,  # A name that a user gave
+    known: Collection[str],  # The names that exist
+) -> str:  # e.g. "did you mean 'focal'?"
+    "The closest known name, or all of them if none is close"
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}'
+
+
 def _one_of(
-    value: str,  # A name that a user gave
+    name: str,  # A name that a user gave
     known: Collection[str],  # The names that exist
 ) -> str:  # e.g. "one of focal, bce, asl; did you mean 'focal'?"
-    "What `value` must be, with the closest known name"
-    near = difflib.get_close_matches(str(value), known, 1)
-    return f'one of {", ".join(known)}' + (f'; did you mean {near[0]!r}?' if near else '')
+    "What `name` must be, with the closest known name if there is one"
+    near = _hint(name, known)
+    return f'one of {", ".join(known)}' + (f'; {near}' if near.startswith('did') else '')
 
 
 def pick_preset(
     preset: str = 'auto',  # A name in `PRESETS`, or "auto"
 ) -> str:  # A name in `PRESETS`
-    "The preset of a run: `auto` becomes `paper` if there is an accelerator, else `demo`; `ValueError` for an unknown name"
+    "The preset of a run; `auto` is `paper` if there is an accelerator, else `demo`; `ValueError` for an unknown one"
     known = ['auto', *PRESETS]
     if preset not in known:
         raise ValueError(f"parameter 'preset' is {preset!r}; it must be {_one_of(preset, known)}")
@@ -208,7 +216,6 @@ def _must_be(
 
 # %% ../nbs/05a_config.ipynb #536913f0
 class _Preset(BaseModel):
-    model_config = ConfigDict(extra='forbid', strict=True)
     preset: str = Field('auto', description='paper, demo, or auto: paper if there is an accelerator, else demo')
     plugins: str = Field('', description='Modules to import first, separated by ";"; each may add to a registry')
 
@@ -316,9 +323,10 @@ _REGISTRIES: dict[str, Collection[str]] = dict(
     resize=RESIZE_RULES,
     augment=AUGMENTATIONS,
     loss=LOSSES,
-    callbacks=CALLBACKS,
     metrics=METRICS,
 )
+#: Those that may hold several names, separated by semicolons, or `package.module:name`.
+_SEVERAL = ('callbacks', 'metrics')
 
 
 def split_names(
@@ -352,9 +360,7 @@ def _check_together(
     p: dict,  # All parameters with their values
 ):
     "`ValueError` for values that do not fit together"
-    check_arch(p['arch'], p['size'])
-    if p['bs'] != 'auto' and p['bs'] % p['processes']:
-        raise ValueError(f"parameter 'bs' is {p['bs']}; it must be a multiple of processes={p['processes']}")
+    check_arch(p['arch'])
     if p['data'] != 'phantom' and not p['root']:
         raise ValueError(f"parameter 'root' is empty; with data={p['data']} it must be the folder of the release")
     if p['fold'] >= p['n_folds']:
@@ -371,7 +377,12 @@ def _check_together(
 class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _Input, _Data, _Preset):
     "The parameters of the training notebook; `ValueError`, one sentence, for an unknown name or an impossible value"
 
+    model_config = ConfigDict(extra='allow', strict=True)  # see `__init__`
+
     def __init__(self, **given: Any):
+        for name in given:
+            if name not in type(self).model_fields and name not in MIXERS:  # a plugin's mixing has its probability here
+                raise ValueError(f'unknown parameter {name!r}; {_hint(name, type(self).model_fields)}')
         try:
             super().__init__(**given)
         except ValidationError as e:
@@ -380,11 +391,12 @@ class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _I
     @field_validator(*_REGISTRIES, 'preset')
     @classmethod
     def _registered(cls, value, info):
-        several = info.field_name in ('callbacks', 'metrics')
+        several = info.field_name in _SEVERAL
         known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
-        for o in split_names(value) if several else [value]:
-            if o is not None and o not in known and not (several and ':' in o):
-                raise ValueError(_one_of(o, known))
+        for name in split_names(value) if several else [value]:
+            elsewhere = several and ':' in name
+            if name is not None and name not in known and not elsewhere:
+                raise ValueError(_one_of(name, known))
         return value
 
     @field_validator('weights')
@@ -418,13 +430,10 @@ def _sentence(
     error: dict,  # One of `ValidationError.errors()`
 ) -> str:  # e.g. "parameter 'size' is 8; it must be a whole number, 16 or more, or None"
     "What is wrong with a parameter, in one sentence"
-    name, fields = error['loc'][0], TrainConfig.model_fields
-    if error['type'] == 'extra_forbidden':
-        near = difflib.get_close_matches(name, fields, 1)
-        hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(fields)}'
-        return f'unknown parameter {name!r}; {hint}'
-    custom = error['type'] == 'value_error'
-    return f'parameter {name!r} is {error["input"]!r}; it must be {error["ctx"]["error"] if custom else _must_be(fields[name])}'
+    name, value = error['loc'][0], error['input']
+    own = error['type'] == 'value_error'  # one of our validators' messages
+    must_be = error['ctx']['error'] if own else _must_be(TrainConfig.model_fields[name])
+    return f'parameter {name!r} is {value!r}; it must be {must_be}'
 
 
 # %% ../nbs/05a_config.ipynb #82a08896

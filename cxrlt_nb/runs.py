@@ -131,7 +131,7 @@ def module_fingerprint(
     return _code_fingerprint(files)
 
 
-# %% ../nbs/05b_runs.ipynb #74581d9c
+# %% ../nbs/05b_runs.ipynb #8cc250df
 _PACKAGES = 'cxrlt_nb torch torchvision fastai timm numpy pandas scikit-learn simplejpeg pillow'.split()
 
 
@@ -256,7 +256,8 @@ class Run:
         "Write the record, last of all, and release the folder"
         made_by = dict(environment=environment(self.parameters.get('plugins', '')), seconds=self.seconds)
         finished = time.strftime('%Y-%m-%dT%H:%M:%S%z')
-        record = dict(run=self.folder.name, **self.identity, **facts, **made_by, finished=finished)
+        root = str(self.parameters.get('root') or '')
+        record = dict(run=self.folder.name, root=root, **self.identity, **facts, **made_by, finished=finished)
         write_json(self.folder / 'record.json', record | dict(data=self.data))
         for o in ('checkpoint.pt', 'seconds.json'):
             (self.folder / o).unlink(missing_ok=True)
@@ -296,7 +297,7 @@ def open_run(
     if not (folder / 'record.json').is_file():
         raise FileNotFoundError(f'{folder} has no record.json: it is not a run, or the run is not finished')
     record = AttrDict(read_json(folder / 'record.json'))
-    parameters, labels = AttrDict(record.parameters), record.data.get('labels', [])
+    parameters, labels = AttrDict(record.parameters, root=record.get('root', '')), record.data.get('labels', [])
     return AttrDict(folder=folder, name=folder.name, p=parameters, labels=labels, record=record)
 
 
@@ -323,7 +324,7 @@ def check_comparable(
     first, free = runs[0], {*ignore, *per_arch}
     for run in runs[1:]:
         like = next(o for o in runs if o.p.get('arch') == run.p.get('arch'))
-        names = sorted({*first.p, *run.p}) if same is None else same
+        names = sorted({*first.p, *run.p} - {*BYSTANDERS}) if same is None else same
         differ = _differences(first, run, [o for o in names if o not in free]) + _differences(like, run, per_arch)
         if odd := sorted(set(first.labels) ^ set(run.labels)):
             differ.insert(0, f'labels that only one has: {odd[:3]} ({len(odd)} in all)')
@@ -365,7 +366,7 @@ def _head(
     )
 
 
-# %% ../nbs/05b_runs.ipynb #c0b3d340
+# %% ../nbs/05b_runs.ipynb #ef088fa6
 def write_result(
     path: Path,  # A csv file
     table: pd.DataFrame,  # The numbers

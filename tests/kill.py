@@ -1,6 +1,7 @@
-"""kill -9 at twelve random moments: five while a cache is built, five within a second of the end of an epoch of training, two in a training by two processes.
+"""Interrupt with kill -9 at twelve random moments, and resume each time: `make test-kill`.
 
-Each is then started again, and must end with what an uninterrupted one has: the same images to the byte, the same history, metrics and predictions.
+Five while a cache is built, five within a second after an epoch of a training, two in a training by two processes.
+Each must end with what an uninterrupted one has: the same bytes of images, history, metrics and predictions.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ from checkout import ROOT
 
 from cxrlt_nb.cache import ImageCache
 
-BIN, KILLS, EPOCHS = Path(sys.executable).parent, 5, 8
-ARGS = ['-p', 'size', '48', '-p', 'images', '600', '-p', 'held_out', '150', '-p', 'epochs', str(EPOCHS)]
+BIN, TIMES, EPOCHS = Path(sys.executable).parent, 5, 8
+PARAMETERS = dict(size=48, images=600, held_out=150, epochs=EPOCHS)
 CACHE = """
 import sys
 from cxrlt_nb.cache import build_cache
@@ -31,40 +32,41 @@ build_cache(df, sys.argv[2], 320, part=8)
 """
 
 
-def kill(p):
+def is_orphaned_kernel(process):
+    "Is this a kernel of our environment whose parent is gone?"
+    try:
+        parent = (process / 'stat').read_text().rsplit(')', 1)[1].split()[1]
+        command = (process / 'cmdline').read_text()
+    except OSError:
+        return False
+    return parent == '1' and 'ipykernel_launcher' in command and str(BIN) in command
+
+
+def interrupt(p):
     "kill -9 the session of `p`, and the kernels that it leaves behind"
     os.killpg(p.pid, signal.SIGKILL)
     p.wait()
-    for stat in Path('/proc').glob('[0-9]*/stat'):
-        try:
-            orphan, command = (
-                stat.read_text().rsplit(')', 1)[1].split()[1] == '1',
-                (stat.parent / 'cmdline').read_text(),
-            )
-        except OSError:
-            continue
-        if orphan and 'ipykernel_launcher' in command and str(BIN) in command:
-            os.kill(int(stat.parent.name), signal.SIGKILL)
+    for process in Path('/proc').glob('[0-9]*'):
+        if is_orphaned_kernel(process):
+            os.kill(int(process.name), signal.SIGKILL)
 
 
-def caching(root, folder):
+def start_cache(root, folder):
     "A process that has begun to build a cache"
-    p = subprocess.Popen(
-        [sys.executable, '-W', 'ignore', '-c', CACHE, root, folder],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, '-W', 'ignore', '-c', CACHE, root, folder]
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    p = subprocess.Popen(command, **options)
     assert p.stdout.readline() == 'begin\n'
     return p
 
 
-def images(folder):
-    "Every image id of a cache and a hash of its JPEG"
-    c = ImageCache(folder)
-    jpeg = lambda part, row: c.parts[part][1][c.parts[part][0][row] : c.parts[part][0][row + 1]]
-    return {i: hashlib.sha256(jpeg(m.part, m.row)).hexdigest() for i, m in c.meta.iterrows()}
+def images_of(folder):
+    "Every image id of a cache, and a hash of its JPEG file"
+    cache, hashes = ImageCache(folder), {}
+    for image_id, row in cache.meta.iterrows():
+        offsets, data = cache.parts[row.part]
+        hashes[image_id] = hashlib.sha256(data[offsets[row.row] : offsets[row.row + 1]]).hexdigest()
+    return hashes
 
 
 def read(file):
@@ -74,26 +76,21 @@ def read(file):
         return ''
 
 
-def started(home):
+def sharing(home):
     "Processes that share a training"
-    return [
-        o
-        for o in Path('/proc').glob('[0-9]*')
-        if 'spawn_main' in read(o / 'cmdline') and f'CXRLT_HOME={home}' in read(o / 'environ')
-    ]
+    mine = f'CXRLT_HOME={home}'
+    processes = Path('/proc').glob('[0-9]*')
+    return [o for o in processes if 'spawn_main' in read(o / 'cmdline') and mine in read(o / 'environ')]
 
 
-def training(home, out, *more):
+def start_training(home, out, **more):
     "A process that trains"
-    env = dict(os.environ, CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
-    return subprocess.Popen(
-        [BIN / 'papermill', ROOT / 'nbs/05_train.ipynb', home / 'x.ipynb', *ARGS, *more, '-p', 'out', str(out)],
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [BIN / 'papermill', ROOT / 'nbs/05_train.ipynb', home / 'x.ipynb']
+    for name, value in (PARAMETERS | more | dict(out=out)).items():
+        command += ['-p', name, str(value)]
+    env = os.environ | dict(CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
+    options = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(command, env=env, **options)
 
 
 def epochs(out):
@@ -101,79 +98,73 @@ def epochs(out):
     return len(pd.read_csv(out / 'history.csv')) if (out / 'history.csv').exists() else 0
 
 
-def finish(home, out, *more):
-    "Run to the end; its numbers"
-    p = training(home, out, *more)
-    err = p.communicate()[1]
-    assert p.returncode == 0, err[-3000:]
+def finish(home, out, **more):
+    "Train to the end, and return the numbers"
+    p = start_training(home, out, **more)
+    errors = p.communicate()[1]
+    assert p.returncode == 0, errors[-3000:]
     history = pd.read_csv(out / 'history.csv').drop(columns='images_per_s')
-    return (
-        history.to_json(double_precision=15),
-        (out / 'metrics.json').read_text(),
-        pd.read_parquet(out / 'predictions/test.parquet').to_json(double_precision=15),
-    )
+    predictions = pd.read_parquet(out / 'predictions/test.parquet')
+    texts = [o.to_json(double_precision=15) for o in (history, predictions)]
+    return texts, (out / 'metrics.json').read_text()
 
 
-def kill_caches(tmp, root, rng):
-    p = caching(root, tmp / 'whole')
+def interrupted_caches(tmp, root, rng):
+    "Interrupt and resume the building of a cache; what happened, and whether the result is the same"
+    p = start_cache(root, tmp / 'whole')
     begin = time.time()
     p.wait()
-    usual = time.time() - begin
-    whole = images(tmp / 'whole')
-    for k in range(KILLS):
-        folder, after = tmp / f'cache{k}', rng.uniform(0.05, 0.6) * usual
-        p = caching(root, folder)
-        time.sleep(after)
-        kill(p)
-        there = len(ImageCache(folder)) if (folder / 'cache.json').exists() else 0
-        assert caching(root, folder).wait() == 0
-        yield (
-            f'cache {k + 1}: killed after {after:.1f} of {usual:.1f} s with {there} of {len(whole)} images; resumed',
-            images(folder) == whole,
-        )
+    usual, whole = time.time() - begin, images_of(tmp / 'whole')
+    for k in range(TIMES):
+        folder, seconds = tmp / f'cache{k}', rng.uniform(0.05, 0.6) * usual
+        p = start_cache(root, folder)
+        time.sleep(seconds)
+        interrupt(p)
+        found = len(ImageCache(folder)) if (folder / 'cache.json').exists() else 0
+        assert start_cache(root, folder).wait() == 0
+        text = f'cache {k + 1}: interrupted after {seconds:.1f} of {usual:.1f} s with {found} of {len(whole)} images'
+        yield text, images_of(folder) == whole
 
 
-def kill_trainings(tmp, home, rng, kills, *more):
-    name = ' '.join(['training', *more[1:]])
-    whole = finish(home, tmp / f'{name} whole', *more)
-    for k in range(kills):
+def interrupted_trainings(tmp, home, rng, times, processes=1):
+    "Interrupt and resume a training; what happened, and whether the result is the same"
+    name = f'training by {processes}'
+    whole = finish(home, tmp / f'{name} whole', processes=processes)
+    for k in range(times):
         shutil.rmtree(home / 'data/cache')
-        out, after = tmp / f'{name} {k}', rng.uniform(0, 1)
-        p = training(home, out, *more)
+        out, seconds = tmp / f'{name} {k}', rng.uniform(0, 1)
+        p = start_training(home, out, processes=processes)
         while epochs(out) < k + 1 and p.poll() is None:
             time.sleep(0.01)
-        time.sleep(after)
-        shared = len(started(home))
-        kill(p)
-        assert not (out / 'record.json').exists(), 'a killed run looks finished'
-        assert bool(shared) == bool(more), f'{shared} processes share the training'
-        killed = time.time()
-        while started(home):
-            assert time.time() - killed < 10, 'processes that shared the training have outlived it'
-        yield (
-            f'{name} {k + 1}: killed {after:.2f} s after epoch {k + 1}, with {epochs(out)} of {EPOCHS} epochs; resumed',
-            finish(home, out, *more) == whole,
-        )
+        time.sleep(seconds)
+        shared = len(sharing(home))
+        interrupt(p)
+        assert not (out / 'record.json').exists(), 'an interrupted run looks finished'
+        assert bool(shared) == (processes > 1), f'{shared} processes share the training'
+        interrupted = time.time()
+        while sharing(home):
+            assert time.time() - interrupted < 10, 'processes that shared the training have outlived it'
+        text = f'{name} {k + 1}: interrupted {seconds:.2f} s after epoch {k + 1}, with {epochs(out)} of {EPOCHS} epochs'
+        yield text, finish(home, out, processes=processes) == whole
 
 
 def main():
-    rng, failed, passed = random.Random(0), 0, 0
+    rng, results = random.Random(0), []
     with tempfile.TemporaryDirectory() as tmp:
         tmp, home = Path(tmp), Path(tmp) / 'home'
         home.mkdir()
-        finish(home, tmp / 'first')  # draws the phantom, warms the caches of compiled code
+        finish(home, tmp / 'first')  # draws the phantom, and compiles what is compiled once
         root = next((home / 'data').glob('phantom-*'))
-        for moments in (
-            kill_caches(tmp, root, rng),
-            kill_trainings(tmp, home, rng, KILLS),
-            kill_trainings(tmp, home, rng, 2, '-p', 'processes', '2'),
-        ):
-            for said, same in moments:
-                print(f'{said}: {"the same" if same else "SOMETHING ELSE"}', flush=True)
-                passed, failed = passed + same, failed + (not same)
-    print(f'{passed} passed, {failed} failed')
-    return failed
+        caches = interrupted_caches(tmp, root, rng)
+        alone = interrupted_trainings(tmp, home, rng, TIMES)
+        together = interrupted_trainings(tmp, home, rng, 2, processes=2)
+        for moments in (caches, alone, together):
+            for text, same in moments:
+                print(f'{text}; resumed: {"the same" if same else "SOMETHING ELSE"}', flush=True)
+                results.append(same)
+    print(f'{sum(results)} passed, {len(results) - sum(results)} failed')
+    return not all(results)
 
 
 if __name__ == '__main__':
-    sys.exit(bool(main()))
+    sys.exit(main())

@@ -1,18 +1,20 @@
-"The training notebook as a person runs it: real papermill, real kernels. `IN_TEST` keeps what is left open tiny."
+"The training notebook and the command line as people run them: real papermill, real kernels, a tiny training."
 
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 from checkout import ROOT
 
-from cxrlt_nb.runs import code_cells, code_fingerprint, modules_of
+from cxrlt_nb.runs import _code_fingerprint, _modules_of
 
-BIN = Path(sys.executable).parent
+BIN, NOTEBOOK = Path(sys.executable).parent, ROOT / 'nbs/05_train.ipynb'
 
 
 @pytest.fixture(scope='module')
@@ -20,83 +22,156 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp('home')
 
 
-def papermill(home, *args, cwd=ROOT):
-    env = dict(os.environ, CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
-    return subprocess.run(
-        [BIN / 'papermill', ROOT / 'nbs/05_train.ipynb', *map(str, args)],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
+def run(home, program, *args, cwd=ROOT):
+    "Run a program of the environment; `IN_TEST` keeps what is not given tiny"
+    env = os.environ | dict(CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
+    command = [BIN / program, *map(str, args)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def papermill(home, *args, **kwargs):
+    return run(home, 'papermill', NOTEBOOK, *args, **kwargs)
+
+
+def cxrlt(home, *args):
+    "Run the command line as the module, which needs no installed script"
+    return run(
+        home, 'python', '-W', 'ignore', '-c', 'import sys; from cxrlt_nb.cli import main; sys.exit(main())', *args
     )
 
 
-def only_run(home):
-    runs = [o for o in (home / 'runs').iterdir() if (o / 'record.json').exists()]
-    assert len(runs) == 1
-    return runs[0]
+def last_line(text):
+    return text.strip().splitlines()[-1]
 
 
-def test_size_is_passed_and_recorded(home, tmp_path):
-    done = papermill(home, '-p', 'size', 40, cwd=tmp_path)  # no output path, and from another folder
+# papermill
+
+
+@pytest.fixture(scope='module')
+def first(home, tmp_path_factory):
+    "A run by papermill without an output path, from another folder"
+    done = papermill(home, '-p', 'size', 40, cwd=tmp_path_factory.mktemp('elsewhere'))
     assert done.returncode == 0, done.stderr[-2000:]
-    run = only_run(home)
-    record = json.loads((run / 'record.json').read_text())
+    (folder,) = [o.parent for o in home.glob('runs/*/record.json')]
+    return folder
+
+
+def test_size_is_passed_and_recorded(first):
+    record = json.loads((first / 'record.json').read_text())
     assert record['parameters']['size'] == 40
-    assert record['code'] == code_fingerprint(modules_of(*code_cells(ROOT / 'nbs/05_train.ipynb'))), (
-        'what it has loaded is not what was known before'
-    )
-    assert {o.name for o in run.iterdir()} >= {
-        'parameters.json',
-        'history.csv',
-        'metrics.json',
-        'weights.safetensors',
-        'notebook.ipynb',
-        'predictions',
-    }
-    assert not (run / 'checkpoint.pt').exists()
-    test = pd.read_parquet(run / 'predictions/test.parquet')
+    cells = [o.source for o in nbformat.read(NOTEBOOK, 4).cells if o.cell_type == 'code']
+    assert record['code'] == _code_fingerprint(_modules_of(*cells)), 'the run has imported other modules than it states'
+    names = {o.name for o in first.iterdir()}
+    assert names >= {'parameters.json', 'history.csv', 'metrics.json', 'weights.safetensors', 'predictions'}
+    assert not {'checkpoint.pt', 'seconds.json'} & names
+    test = pd.read_parquet(first / 'predictions/test.parquet')
     assert len(test) == record['rows']['test'] and list(test.columns) == record['data']['labels']
-    assert '<progress' not in (run / 'notebook.ipynb').read_text()
 
 
-def test_the_same_again_is_done_already_and_another_seed_is_not(home):
-    before = (only_run(home) / 'record.json').read_text()
-    again = papermill(home, home / 'again.ipynb', '-p', 'size', 40)
-    assert again.returncode == 0 and 'nothing left to do' in (home / 'again.ipynb').read_text()
-    assert (only_run(home) / 'record.json').read_text() == before
-
-
-def test_same_seed_same_numbers(home, tmp_path):
-    for o in 'ab':
-        assert (
-            papermill(
-                home, tmp_path / f'{o}.ipynb', '-p', 'size', 40, '-p', 'seed', 3, '-p', 'out', tmp_path / o
-            ).returncode
-            == 0
-        )
-    a, b = (tmp_path / o for o in 'ab')
-    assert (a / 'metrics.json').read_text() == (b / 'metrics.json').read_text()
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(a / 'predictions/test.parquet'),
-        pd.read_parquet(b / 'predictions/test.parquet'),
-        check_exact=True,
-    )
+def test_the_same_again_is_done_already(home, first, tmp_path):
+    before = (first / 'record.json').read_text()
+    again = papermill(home, tmp_path / 'again.ipynb', '-p', 'size', 40)
+    assert again.returncode == 0 and 'nothing left to do' in (tmp_path / 'again.ipynb').read_text()
+    assert (first / 'record.json').read_text() == before
+    assert len(list(home.glob('runs/*/record.json'))) == 1
 
 
 @pytest.mark.parametrize(
-    'args, said',
+    'name, value, message',
     [
-        (['sise', 40], "unknown parameter 'sise'; did you mean 'size'?"),
-        (['size', 'large'], "parameter 'size' is 'large'; int or nothing is wanted"),
-        (['fold', 7], 'the folds are 0 to 4'),
-        (['arch', 'efficientnet_v2s'], "arch='efficientnet_v2s' is not among"),
-        (['weights', 'nowhere.safetensors'], 'nor a file that exists'),
-        (['data', 'mimic'], "unknown data 'mimic'"),
+        ('sise', 40, "unknown parameter 'sise'; did you mean 'size'?"),
+        ('size', 'large', "parameter 'size' is 'large'; it must be a whole number, 16 or more, or None"),
+        ('fold', 7, 'the folds are 0 to 4'),
+        ('arch', 'efficientnet_v2s', 'efficientnet_v2s'),
+        ('weights', 'nowhere.safetensors', 'or a file that exists'),
+        ('data', 'mimic', "parameter 'data' is 'mimic'; it must be one of phantom"),
     ],
-    ids=lambda o: o[0] if isinstance(o, list) else '',
 )
-def test_mistakes_are_named(home, tmp_path, args, said):
-    failed = papermill(home, tmp_path / 'x.ipynb', '-p', *args)
-    assert failed.returncode != 0 and said in failed.stderr
+def test_mistakes_are_named(home, tmp_path, name, value, message):
+    failed = papermill(home, tmp_path / 'x.ipynb', '-p', name, value)
+    assert failed.returncode != 0 and message in failed.stderr
+
+
+# cxrlt
+
+
+@pytest.fixture(scope='module')
+def two(home, tmp_path_factory):
+    "The same seed twice, by cxrlt, in two folders"
+    folder = tmp_path_factory.mktemp('two')
+    for name in 'ab':
+        done = cxrlt(home, 'train', '--size', 40, '-p', 'seed', 3, '--out', folder / name)
+        assert done.returncode == 0, done.stderr
+        assert 'held out: mAP' in done.stdout and not done.stderr, done.stderr
+    return folder / 'a', folder / 'b'
+
+
+def test_help_is_fast(home):
+    start = time.time()
+    done = cxrlt(home, '--help')
+    assert done.returncode == 0 and time.time() - start < 2
+    assert all(o in done.stdout for o in ('train', 'predict', 'compare', 'thresholds', 'submit'))
+
+
+def test_same_seed_same_numbers(two):
+    a, b = two
+    assert (a / 'metrics.json').read_text() == (b / 'metrics.json').read_text()
+    frames = [pd.read_parquet(o / 'predictions/test.parquet') for o in two]
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def test_the_folder_of_the_run_holds_the_executed_notebook(home, two):
+    cells = nbformat.read(two[0] / 'notebook.ipynb', 4).cells
+    assert any(o.cell_type == 'markdown' for o in cells)
+    assert all(o.execution_count for o in cells if o.cell_type == 'code' and o.source.strip())
+    assert '<progress' not in (two[0] / 'notebook.ipynb').read_text()
+
+
+def test_a_finished_training_is_not_run_again(home, two):
+    before = (two[0] / 'notebook.ipynb').stat().st_mtime_ns
+    done = cxrlt(home, 'train', '--size', 40, '--seed', 3, '--out', two[0])
+    assert done.returncode == 0 and 'is finished already' in done.stdout
+    assert (two[0] / 'notebook.ipynb').stat().st_mtime_ns == before
+
+
+def test_predict_decide_and_submit(home, two, tmp_path):
+    root = next(home.glob('data/phantom-*'))
+    done = cxrlt(home, 'thresholds', two[0], tmp_path / 'cut.json')
+    assert done.returncode == 0 and '26 thresholds' in done.stdout, done.stderr
+    out = tmp_path / 'out.parquet'
+    done = cxrlt(home, 'predict', *two, root / 'test.csv', out, '--thresholds', tmp_path / 'cut.json')
+    assert done.returncode == 0 and '26 labels; 2 run(s), each image and its mirror' in done.stdout, done.stderr
+    p, cut = pd.read_parquet(out), json.loads((tmp_path / 'cut.json').read_text())
+    decisions = pd.read_parquet(tmp_path / 'out.decisions.parquet')
+    assert ((p >= pd.Series(cut)[list(p)]) == decisions.astype(bool)).all(axis=None)
+    said = json.loads((tmp_path / 'out.json').read_text())
+    assert said['tta'] == 'prob' and [o['run'] for o in said['runs']] == ['a', 'b'] and said['thresholds'] == cut
+    done = cxrlt(home, 'submit', out, root / 'test.csv', tmp_path / 'submission.zip')
+    assert done.returncode == 0, done.stderr
+    submission = pd.read_csv(tmp_path / 'submission.zip')
+    assert len(submission) == len(p) and submission.shape[1] == 27
+
+
+def test_compare_two_runs(home, first, two):
+    done = cxrlt(home, 'compare', first, two[0], '--n', 50)
+    assert done.returncode == 0, done.stderr
+    row = next(o for o in done.stdout.splitlines() if o.startswith('map')).split()
+    held_out = [json.loads((o / 'metrics.json').read_text())['held out']['map']['value'] for o in (first, two[0])]
+    assert [float(o) for o in row[1:3]] == pytest.approx(held_out, abs=1e-3)
+    same = cxrlt(home, 'compare', *two, '--n', 50)
+    assert float(next(o for o in same.stdout.splitlines() if o.startswith('map')).split()[3]) == 0
+
+
+@pytest.mark.parametrize(
+    'args, code, message',
+    [
+        (['train', '--sise', 40], 2, 'unknown argument --sise; did you mean --size?'),
+        (['train', '--size', 'large'], 2, "parameter 'size' is 'large'"),
+        (['train', '--data', 'nih', '--root', '/nowhere'], 1, '/nowhere'),
+        (['predict', '/nowhere', '/nowhere', 'out.parquet'], 1, 'cxrlt predict: /nowhere has no record.json'),
+    ],
+)
+def test_exit_codes(home, args, code, message):
+    done = cxrlt(home, *args)
+    assert done.returncode == code and message in last_line(done.stderr)
+    assert 'Traceback' not in done.stderr and (code == 2 or len(done.stderr.splitlines()) == 1)

@@ -235,16 +235,16 @@ def test_types_of_public_functions(stubs, code, errors):
 def wheel(tmp_path_factory):
     "A wheel built from a copy of the checkout, so that no build folder is left behind"
     folder = tmp_path_factory.mktemp('wheel')
-    source = copy_checkout(folder / 'source', without=['nbs/', 'tests/'])
+    source = copy_checkout(folder / 'source', without=['tests/'])
     command = [BIN / 'uv', 'build', '--quiet', '--wheel', '-o', folder, source]
     subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob('*.whl'))
 
 
-def test_wheel_contains_the_package_and_nothing_else(wheel):
+def test_wheel_contains_the_package_the_training_notebook_and_nothing_else(wheel):
     names = {o for o in zipfile.ZipFile(wheel).namelist() if not o.split('/')[0].endswith('.dist-info')}
     package = [*(ROOT / 'cxrlt_nb').rglob('*.py'), ROOT / 'cxrlt_nb/py.typed']
-    assert names == {o.relative_to(ROOT).as_posix() for o in package}
+    assert names == {o.relative_to(ROOT).as_posix() for o in package} | {'cxrlt_nb/notebooks/05_train.ipynb'}
 
 
 # Packages whose import has another name, or that come with a requirement
@@ -324,6 +324,16 @@ def test_every_module_can_be_imported_from_the_wheel(installed, wheel, tmp_path)
 def test_the_command_works_from_the_wheel(installed, tmp_path, command):
     assert command in run_installed(installed.parent / 'cxrlt', '--help', cwd=tmp_path)
     assert run_installed(installed.parent / 'cxrlt', command, '--help', cwd=tmp_path)
+
+
+def test_a_training_works_from_the_wheel(installed, tmp_path):
+    env = os.environ | dict(CXRLT_HOME=str(tmp_path), IN_TEST='1')
+    env.pop('PYTHONPATH', None)
+    command = [installed.parent / 'cxrlt', 'train', '--size', '40', '--out', tmp_path / 'run']
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / 'run/record.json').read_text())
+    assert record['parameters']['size'] == 40 and (tmp_path / 'run/notebook.ipynb').exists()
 
 
 def test_the_data_block_works_from_the_wheel(installed, tmp_path):

@@ -46,7 +46,7 @@ def text_pages():
 
 
 def page_name(path):
-    "The name of a page on the site: `phantom/00_draw.ipynb` becomes `phantom/draw.ipynb`"
+    "The name of a page on the site: `phantom/00_canvas.ipynb` becomes `phantom/canvas.ipynb`"
     path = Path(path)
     return nbpath2html(path).with_suffix(path.suffix).as_posix()
 

@@ -1,7 +1,8 @@
 """A real study at a small preset: `python tests/study.py`, about five minutes on two cores.
 
 Interrupted five times together with everything it has started, it ends in the same table as an undisturbed one, and
-repeats nothing that is finished. A training that fails stops only its own table. Two pretended GPUs get one training each.
+repeats nothing that is finished. A training that fails stops only its own table. Two pretended GPUs get one training
+each.
 """
 
 import json

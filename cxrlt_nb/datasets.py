@@ -6,7 +6,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/datasets.html.md"""
 
 # %% auto #0
 __all__ = [
-    'PHANTOM',
+    'PHANTOM_MARKS',
     'CREDENTIALED',
     'DATASETS',
     'CXRLT_FILES',
@@ -111,7 +111,7 @@ _CXRLT_COLUMNS = {
 
 # %% ../nbs/00b_datasets.ipynb #181ef1d2
 #: How a phantom is recognised: the file with its parameters, and its lowest patient id.
-PHANTOM = dict(file='phantom.json', first_patient=90_000_000)
+PHANTOM_MARKS = dict(file='phantom.json', first_patient=90_000_000)
 
 
 def _is_phantom(
@@ -120,7 +120,7 @@ def _is_phantom(
 ) -> bool:
     "Whether a release in the layout of CXR-LT is a phantom"
     ids = pd.to_numeric(patient_ids, errors='coerce')
-    return (root / PHANTOM['file']).is_file() and bool((ids >= PHANTOM['first_patient']).all())
+    return (root / PHANTOM_MARKS['file']).is_file() and bool((ids >= PHANTOM_MARKS['first_patient']).all())
 
 
 # %% ../nbs/00b_datasets.ipynb #2a61b692
@@ -297,8 +297,8 @@ def read_source(
     table = DATASETS[data](root, seed=seed)
     if data == 'phantom' and table.source != 'phantom':
         raise ValueError(
-            f'{root} is not a phantom: it lacks {PHANTOM["file"]}, or has patient ids below '
-            f'{PHANTOM["first_patient"]:,}; use data=cxrlt for a real release'
+            f'{root} is not a phantom: it lacks {PHANTOM_MARKS["file"]}, or has patient ids below '
+            f'{PHANTOM_MARKS["first_patient"]:,}; use data=cxrlt for a real release'
         )
     if unknown := [o for o in labels or [] if o not in table.labels]:
         raise ValueError(f'unknown label {unknown[0]!r}; {data} has {", ".join(table.labels)}')
@@ -310,4 +310,4 @@ def read_source(
 # %% ../nbs/00b_datasets.ipynb #8ac4ed65
 # Old names, until every notebook has the new ones
 CXRLT_FILES = {split: f'{split}.csv' for split in SPLITS}
-PHANTOM_FILE, PHANTOM_FIRST_PATIENT = PHANTOM.values()
+PHANTOM_FILE, PHANTOM_FIRST_PATIENT = PHANTOM_MARKS.values()

@@ -8,12 +8,13 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/phantom/anatomy.html.md"""
 __all__ = ['VIEWS', 'Chest', 'make_chest', 'paint_chest']
 
 # %% ../../nbs/phantom/01_anatomy.ipynb #976177c1
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 
-from .draw import Canvas, Ellipse, Lung, soft_step
+from .canvas import Canvas, Ellipse, Lung, soft_step
 
 
 # %% ../../nbs/phantom/01_anatomy.ipynb #e297afbf
@@ -418,7 +419,7 @@ def _paint_anatomy(chest, canvas):
 def paint_chest(
     chest: Chest,  # Landmarks; the findings may change them
     canvas: Canvas,  # Black canvas
-    findings: list = (),  # Generators that have not started: called with this chest and this canvas
+    findings: Sequence = (),  # Generators that have not started: called with this chest and this canvas
 ) -> Canvas:  # The same canvas, now with `lung_masks` and with `free_lung` (air not covered by the mediastinum)
     "Paint a chest; each finding acts before it, up to its `yield`, and after it"
     for finding in findings:

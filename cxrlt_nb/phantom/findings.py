@@ -16,7 +16,7 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 
 from .anatomy import make_chest, paint_chest
-from .draw import Canvas, soft_step, sometimes_larger
+from .canvas import Canvas, soft_step, sometimes_larger
 from .lung_findings import FINDINGS, finding
 from ..table import LABELS
 

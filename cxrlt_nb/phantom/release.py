@@ -22,7 +22,7 @@ from filelock import FileLock
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
-from ..datasets import CXRLT_FILES, PHANTOM_FILE, PHANTOM_FIRST_PATIENT
+from ..datasets import PHANTOM_MARKS
 from ..files import read_json, write_atomically, write_json
 from .findings import draw
 from ..table import LABELS, SPLITS, TRAIN_IMAGES, TRAIN_POSITIVES
@@ -205,7 +205,7 @@ def _dicom_id(seed, image):
 
 def _as_release(images, written, seed):
     "One row per image with the columns of CXR-LT 2023, and `split`"
-    patient, study = (images[column] + PHANTOM_FIRST_PATIENT for column in ('patient', 'study'))
+    patient, study = (images[column] + PHANTOM_MARKS['first_patient'] for column in ('patient', 'study'))
     dicom = [_dicom_id(seed, image) for image in images.image]
     path = [f'files/p{str(p)[:2]}/p{p}/s{s}/{d}.jpg' for p, s, d in zip(patient, study, dicom)]
     keys = {
@@ -274,12 +274,12 @@ def _write_files(root, settings, workers):
     table = _as_release(images, written, settings['seed'])
     sizes = _draw_all(root, images, drawn, table.path, settings, workers)
     width, height = zip(*sizes)
-    files = {name: table[table.split == split].drop(columns='split') for split, name in CXRLT_FILES.items()}
+    files = {f'{split}.csv': table[table.split == split].drop(columns='split') for split in SPLITS}
     files['mimic-cxr-2.0.0-metadata.csv'] = pd.DataFrame({'dicom_id': table.dicom_id, 'Rows': height, 'Columns': width})
     for name, rows in files.items():
         with write_atomically(root / name) as tmp:
             rows.to_csv(tmp, index=False)
-    write_json(root / PHANTOM_FILE, settings)
+    write_json(root / PHANTOM_MARKS['file'], settings)
 
 
 # %% ../../nbs/phantom/04_release.ipynb #a725cd1d
@@ -292,8 +292,8 @@ def write_phantom(
     root, settings = Path(root).expanduser(), _complete(settings)
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / 'lock'):
-        if (root / PHANTOM_FILE).exists():
-            found = read_json(root / PHANTOM_FILE)
+        if (root / PHANTOM_MARKS['file']).exists():
+            found = read_json(root / PHANTOM_MARKS['file'])
             if found != settings:
                 raise ValueError(f'{root} holds a phantom with settings {found}, not {settings}: give another folder')
         elif any(root.glob('*.csv')):

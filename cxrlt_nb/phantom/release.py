@@ -7,11 +7,9 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/phantom/release.html.md"""
 # %% auto #0
 __all__ = ['PHANTOM', 'sample_studies', 'phantom_name', 'phantom_table', 'write_phantom']
 
-# %% ../../nbs/phantom/04_release.ipynb #d24a3d02
+# %% ../../nbs/phantom/04_release.ipynb #95fc55a3
 import hashlib
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ import pandas as pd
 import simplejpeg
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 
 from ..datasets import CXRLT_FILES, PHANTOM_FILE, PHANTOM_FIRST_PATIENT
@@ -27,26 +25,24 @@ from ..files import read_json, write_atomically, write_json
 from .findings import draw
 from ..table import LABELS, SPLITS, TRAIN_IMAGES, TRAIN_POSITIVES
 
-# %% ../../nbs/phantom/04_release.ipynb #61205437
+# %% ../../nbs/phantom/04_release.ipynb #8a399455
 # Published counts of studies with 1, 2, 3 and 4 images; 5 to 11 images are our estimate.
 _STUDIES_BY_IMAGES = np.array([69_478, 71_298, 13_529, 1_422, 60, 20, 8, 4, 2, 1, 1])
 
-# %% ../../nbs/phantom/04_release.ipynb #5ca87cfd
-_MORE_STUDIES_SHAPE, _MORE_STUDIES_MEAN = 0.6, 2.43  # Studies of a patient after the first; 155,823 / 45,480 − 1
+# %% ../../nbs/phantom/04_release.ipynb #a4d71f4d
+_SHAPE, _MEAN = 0.6, 2.43  # Studies of a patient after the first; 155,823 / 45,480 − 1
 
 
 def _sample_hierarchy(n_images, rng):
     "Draw patients and studies until there are `n_images`; the last patient is complete, so there may be a few more"
-    shape, mean = _MORE_STUDIES_SHAPE, _MORE_STUDIES_MEAN
-    studies_per_patient = 1 + rng.negative_binomial(shape, shape / (shape + mean), size=n_images)
+    studies_per_patient = 1 + rng.negative_binomial(_SHAPE, _SHAPE / (_SHAPE + _MEAN), size=n_images)
     studies = pd.DataFrame({'patient': np.repeat(np.arange(n_images), studies_per_patient)})
-    share = _STUDIES_BY_IMAGES / _STUDIES_BY_IMAGES.sum()
-    studies['images'] = 1 + rng.choice(len(share), size=len(studies), p=share)
+    studies['images'] = 1 + rng.choice(11, size=len(studies), p=_STUDIES_BY_IMAGES / _STUDIES_BY_IMAGES.sum())
     enough = (studies.images.cumsum() >= n_images).to_numpy().argmax()
-    return studies[studies.patient <= studies.patient[enough]]
+    return studies[studies.patient <= studies.patient[enough]].copy()
 
 
-# %% ../../nbs/phantom/04_release.ipynb #fb5b8ac5
+# %% ../../nbs/phantom/04_release.ipynb #fd5d915e
 _GROUPS = [  # Findings that occur together
     ['Cardiomegaly', 'Edema', 'Enlarged Cardiomediastinum', 'Pleural Effusion'],
     ['Consolidation', 'Infiltration', 'Lung Opacity', 'Pneumonia', 'Atelectasis'],
@@ -72,7 +68,7 @@ def _sample_scores(patient, rng):
     return scores, group_scores.mean(1)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #c78f812f
+# %% ../../nbs/phantom/04_release.ipynb #e3c0f60a
 def _top(score, images, n):
     "The studies `(S,)` of highest score that together have about `n` images; at least one study"
     order = np.argsort(-score)
@@ -96,19 +92,19 @@ def _sample_labels(studies, rng, beside_no_finding):
     return y
 
 
-# %% ../../nbs/phantom/04_release.ipynb #b6ca72ae
+# %% ../../nbs/phantom/04_release.ipynb #8d1284c2
 def sample_studies(
     n_images: int,  # Images; the last patient is complete, so there may be a few more
     rng: np.random.Generator,  # Source of randomness
-    beside_no_finding: Sequence[str] = ('Support Devices',),  # Labels that No Finding does not exclude
+    beside_no_finding: tuple[str, ...] = ('Support Devices',),  # Labels that No Finding does not exclude
 ) -> pd.DataFrame:  # One row per study: `patient` (from 0), `images`, and the 26 labels as 0 or 1
     "Draw patients, studies and labels with the published hierarchy and prevalences (2.40 labels per image)"
     studies = _sample_hierarchy(n_images, rng)
-    labels = _sample_labels(studies, rng, beside_no_finding)
-    return pd.concat([studies, pd.DataFrame(labels, columns=LABELS, index=studies.index)], axis=1)
+    studies[LABELS] = _sample_labels(studies, rng, beside_no_finding)
+    return studies
 
 
-# %% ../../nbs/phantom/04_release.ipynb #6df4d40b
+# %% ../../nbs/phantom/04_release.ipynb #8080d08b
 def _exchange_labels(y, share, rng):
     "Labels `(S,26)` in which a share of the studies has exchanged its labels"
     chosen = rng.permutation(len(y))[: round(share * len(y))]
@@ -117,7 +113,7 @@ def _exchange_labels(y, share, rng):
     return noisy
 
 
-# %% ../../nbs/phantom/04_release.ipynb #f1d0542b
+# %% ../../nbs/phantom/04_release.ipynb #c9a00c1d
 _LATERAL = 0.79  # Share of the further images that are lateral
 _LEFT_LATERAL = 0.295  # Share of the lateral images that are recorded as LL
 _AP = 0.6  # Share of the frontal images that are AP
@@ -140,7 +136,7 @@ def _sample_images(studies, n_findings, rng):
     return pd.DataFrame(dict(study=study, view=view, recorded=recorded, aspect=aspect))
 
 
-# %% ../../nbs/phantom/04_release.ipynb #53f0852e
+# %% ../../nbs/phantom/04_release.ipynb #ed65c6ee
 #: Settings of a phantom, and their defaults.
 PHANTOM = dict(
     train=6000,  # Images of each split; the last patient is complete, so there may be a few more
@@ -172,7 +168,7 @@ def phantom_name(
     return f'phantom-{settings["size"]}px-{n_images}-{digest[:8]}'
 
 
-# %% ../../nbs/phantom/04_release.ipynb #f29cca2c
+# %% ../../nbs/phantom/04_release.ipynb #074cd31d
 def _sample_population(settings):
     "One row per image with numbers of patient, study and image, and two label matrices `(N,26)`: drawn and written"
     parts, drawn, written = [], [], []
@@ -193,7 +189,7 @@ def _sample_population(settings):
     return images.assign(image=np.arange(len(images))), np.concatenate(drawn), np.concatenate(written)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #6a4451ed
+# %% ../../nbs/phantom/04_release.ipynb #7c1493c4
 _MEANING = {'AP': 'antero-posterior', 'PA': 'postero-anterior', 'LATERAL': 'lateral', 'LL': 'left lateral'}
 
 
@@ -219,7 +215,7 @@ def _as_release(images, written, seed):
     return pd.concat([pd.DataFrame(keys), pd.DataFrame(written, columns=LABELS), images.split], axis=1)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #766fb7f7
+# %% ../../nbs/phantom/04_release.ipynb #608902fd
 def phantom_table(
     **settings,  # Some of `PHANTOM`
 ) -> pd.DataFrame:  # One row per image: the columns of CXR-LT 2023, `split`, and `width` and `height` in pixels
@@ -232,7 +228,7 @@ def phantom_table(
     return table.assign(width=long.where(wide, short), height=long.where(~wide, short))
 
 
-# %% ../../nbs/phantom/04_release.ipynb #d833af00
+# %% ../../nbs/phantom/04_release.ipynb #aa3cbc44
 def _draw_file(path, **arguments):
     "Draw one image and write it as JPEG, unless the file exists; returns (width, height)"
     path = Path(path)
@@ -245,7 +241,7 @@ def _draw_file(path, **arguments):
     return image.shape[::-1]
 
 
-# %% ../../nbs/phantom/04_release.ipynb #ecaf2ac6
+# %% ../../nbs/phantom/04_release.ipynb #84bd0248
 def _draw_all(root, images, drawn, paths, settings, workers):
     "Draw all images in several processes; returns (width, height) of each"
     labels, first_seed, calls = np.array(LABELS), settings['seed'] * 10**9, []
@@ -267,22 +263,22 @@ def _draw_all(root, images, drawn, paths, settings, workers):
     return sizes
 
 
-# %% ../../nbs/phantom/04_release.ipynb #f163d07a
+# %% ../../nbs/phantom/04_release.ipynb #ff63da8e
 def _write_files(root, settings, workers):
     "Write images that do not exist yet, then the csv files, and the settings last"
     images, drawn, written = _sample_population(settings)
     table = _as_release(images, written, settings['seed'])
-    sizes = _draw_all(root, images, drawn, table.path, settings, workers)
-    width, height = zip(*sizes)
+    sizes = np.array(_draw_all(root, images, drawn, table.path, settings, workers))
     files = {name: table[table.split == split].drop(columns='split') for split, name in CXRLT_FILES.items()}
-    files['mimic-cxr-2.0.0-metadata.csv'] = pd.DataFrame({'dicom_id': table.dicom_id, 'Rows': height, 'Columns': width})
+    metadata = {'dicom_id': table.dicom_id, 'Rows': sizes[:, 1], 'Columns': sizes[:, 0]}
+    files['mimic-cxr-2.0.0-metadata.csv'] = pd.DataFrame(metadata)
     for name, rows in files.items():
         with write_atomically(root / name) as tmp:
             rows.to_csv(tmp, index=False)
     write_json(root / PHANTOM_FILE, settings)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #a725cd1d
+# %% ../../nbs/phantom/04_release.ipynb #a9367369
 def write_phantom(
     root: str | Path,  # Folder to write
     workers: int | None = None,  # Processes; by default one per core, and one for fewer than 500 images
@@ -300,5 +296,5 @@ def write_phantom(
             raise ValueError(f'{root} holds csv files but no phantom: give another folder')
         else:
             few = sum(settings[split] for split in SPLITS) < 500  # drawing them is faster than starting processes
-            _write_files(root, settings, workers or (1 if few else len(os.sched_getaffinity(0))))
+            _write_files(root, settings, workers or (1 if few else cpu_count()))
     return root

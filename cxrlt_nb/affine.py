@@ -1,4 +1,4 @@
-"""Scale, flip and rotation as one matrix per image and one resampling per batch; contrast and brightness in the same pass
+"""Scale, flip, rotation, contrast and brightness of a batch in one resampling, with one matrix per image
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/affine.html.md"""
 

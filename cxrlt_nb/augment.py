@@ -32,7 +32,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from fastcore.basics import AttrDict, basic_repr, store_attr
+from fastcore.basics import AttrDict, basic_repr, patch, store_attr
 from fastcore.meta import delegates
 from fasttransform import ItemTransform
 from torch import Tensor
@@ -57,7 +57,7 @@ def mosaic_crop(
     xb: Tensor,  # (B,C,H,W)
     index: Tensor,  # (n,4) places in the batch: top left, top right, bottom left, bottom right
     centre: Tensor,  # (n,2) row and column of the meeting point, in pixels
-    corner: Tensor,  # (n,4,2) where each piece is cut, in [0,1): 0 at the image's top or left, near 1 at bottom or right
+    corner: Tensor,  # (n,4,2) where a piece is cut, in [0,1): 0 is top or left, near 1 is bottom or right
 ) -> tuple[Tensor, Tensor]:  # (n,C,H,W), (n,4) visible shares
     "Mosaic with random crop (§3.3, Figure 3): a piece of each of four images at its original scale"
     c, h, w = xb.shape[1:]
@@ -279,7 +279,22 @@ def _check_between(tfm, low: float, high: float, **values: float):
             raise ValueError(f'{type(tfm).__name__}: {name} is {value!r}; it must be from {low:g} to {high:g}')
 
 
-# %% ../nbs/03_augment.ipynb #33a9cc64
+# %% ../nbs/03_augment.ipynb #e3e5eb18
+def _check_range(
+    xb: Tensor,  # Images
+    value_range: tuple[float, float],  # Black and white
+):
+    "`ValueError` if a value is outside the range, or NaN"
+    low, high = (float(o) for o in xb.aminmax())
+    tolerance = 1e-3 * (value_range[1] - value_range[0])
+    if not (low >= value_range[0] - tolerance and high <= value_range[1] + tolerance):
+        raise ValueError(
+            f'Affine: images span [{low:.3g}, {high:.3g}], outside value_range={value_range}; '
+            'put Affine before Normalize, or give the range of your images'
+        )
+
+
+# %% ../nbs/03_augment.ipynb #9b43e343
 class Affine(_BatchTransform):
     "Scale, flip, rotation, contrast, brightness and saturation at random (§3.3)"
 
@@ -297,44 +312,40 @@ class Affine(_BatchTransform):
         value_range: tuple[float, float] = (0.0, 1.0),  # Black and white; `ValueError` if a batch exceeds it
         generator: torch.Generator | None = None,  # On the CPU; None is torch's own
     ):
-        _check_between(self, 0, 0.99, zoom=zoom, contrast=contrast)
+        _check_between(self, 0, 1 - 1e-6, zoom=zoom, contrast=contrast)
         _check_between(self, 0, 1, hflip=hflip, brightness=brightness, saturation=saturation)
         _check_between(self, 0, 180, rotate=rotate)
         store_attr()
         self.active = any((zoom, hflip, rotate, contrast, brightness, saturation))
-        self.checked_on_gpu = False
+        self.checked = False
 
     def augment(self, x, *ys):
         if not self.active:
             return x, *ys
-        self.check_values(x)
+        if x.device.type == 'cpu' or not self.checked:
+            _check_range(x, self.value_range)
+            self.checked = True
         low, high = self.value_range
         if (low, high) == (0, 1):
             return self.move(x), *ys
         return self.move((x - low) / (high - low)) * (high - low) + low, *ys
 
-    def move(self, x):
-        n, g = len(x), self.generator
-        zoom, degrees = _around(g, 1, self.zoom, n), _around(g, 0, self.rotate, n)
-        matrix = affine_matrix(zoom, degrees, _uniform(g, 0, 1, n) < self.hflip)
-        contrast, brightness = _around(g, 1, self.contrast, n), _around(g, 0, self.brightness, n)
-        saturation = _around(g, 1, self.saturation, n)
-        if self.saturation:
-            x = adjust_saturation(x, saturation)
-        return warp(x, matrix, contrast, brightness)
 
-    def check_values(self, x):
-        "`ValueError` if a batch exceeds `value_range`; on a GPU only the first batch is looked at, to save waiting"
-        if x.is_cuda and self.checked_on_gpu:
-            return
-        low, high = (float(o) for o in x.aminmax())
-        tolerance = 1e-3 * (self.value_range[1] - self.value_range[0])
-        if not (low >= self.value_range[0] - tolerance and high <= self.value_range[1] + tolerance):
-            raise ValueError(
-                f'Affine: images span [{low:.3g}, {high:.3g}], outside value_range={self.value_range}; '
-                'put Affine before Normalize, or give the range of your images'
-            )
-        self.checked_on_gpu = x.is_cuda
+# %% ../nbs/03_augment.ipynb #dfa50399
+@patch
+def move(
+    self: Affine,
+    x: Tensor,  # (B,C,H,W) in [0,1]
+) -> Tensor:  # (B,C,H,W) in [0,1]
+    "Draw the random numbers and apply them"
+    n, g = len(x), self.generator
+    zoom, degrees = _around(g, 1, self.zoom, n), _around(g, 0, self.rotate, n)
+    matrix = affine_matrix(zoom, degrees, _uniform(g, 0, 1, n) < self.hflip)
+    contrast, brightness = _around(g, 1, self.contrast, n), _around(g, 0, self.brightness, n)
+    saturation = _around(g, 1, self.saturation, n)
+    if self.saturation:
+        x = adjust_saturation(x, saturation)
+    return warp(x, matrix, contrast, brightness)
 
 
 # %% ../nbs/03_augment.ipynb #567ae62a
@@ -385,6 +396,7 @@ class Mixer(_BatchTransform):
         if no_finding not in ('keep', 'resolve'):
             raise ValueError(f'no_finding is {no_finding!r}; it must be keep or resolve')
         store_attr()
+        self.named = vocab is not None
 
     def mix(self, xb, index, generator):
         "Mixtures `(m,C,H,W)`, visible shares `(m,K)`, nominal shares `(m,K)` or None, of images `index` `(m,K)`"
@@ -395,19 +407,26 @@ class Mixer(_BatchTransform):
         return [self]
 
     def setups(self, dl):
-        if self.vocab is None:
-            self.vocab = getattr(dl, 'vocab', None)
+        if not self.named:
+            self.vocab = getattr(dl, 'vocab', self.vocab)
 
-    def augment(self, x, *ys):
-        return _mix_batch(self.parts(), x, *ys, generator=self.generator)
 
-    def targets(self, yb, index, visible, nominal):
-        target = mix_labels(yb, index, visible, self.labels, nominal)
-        if self.no_finding == 'keep':
-            return target
-        if self.vocab is None or len(self.vocab) != yb.shape[1]:
-            raise ValueError(f"no_finding='resolve' needs the names of {yb.shape[1]} labels; give vocab={self.vocab!r}")
-        return _resolve_no_finding(target, self.vocab, self.non_findings)
+# %% ../nbs/03_augment.ipynb #d7a29ca0
+@patch
+def targets(
+    self: Mixer,
+    yb: Tensor,  # (B,L) targets
+    index: Tensor,  # (m,K) places in the batch
+    visible: Tensor,  # (m,K) visible shares
+    nominal: Tensor | None,  # (m,K) nominal shares
+) -> Tensor:  # (m,L)
+    "Targets of mixtures by the mixer's rules"
+    target = mix_labels(yb, index, visible, self.labels, nominal)
+    if self.no_finding == 'keep':
+        return target
+    if self.vocab is None or len(self.vocab) != yb.shape[1]:
+        raise ValueError(f"no_finding='resolve' needs the names of {yb.shape[1]} labels; vocab is {self.vocab!r}")
+    return _resolve_no_finding(target, self.vocab, self.non_findings)
 
 
 # %% ../nbs/03_augment.ipynb #cd8c7292
@@ -449,6 +468,13 @@ def _mix_batch(
             new_x[rows.to(x.device)] = mixed
             new_y[rows.to(y.device)] = mixer.targets(y, index, visible, nominal)
     return new_x, new_y.as_subclass(type(ys[0]))
+
+
+# %% ../nbs/03_augment.ipynb #125628c5
+@patch
+def augment(self: Mixer, x, *ys):
+    "Mix a batch by this mixer alone"
+    return _mix_batch(self.parts(), x, *ys, generator=self.generator)
 
 
 # %% ../nbs/03_augment.ipynb #3af4f0f3
@@ -620,7 +646,7 @@ def make_augmentation(
     rule, no_finding = params.get('label_rule', 'clip'), params.get('no_finding', 'keep')
     mixing = dict(labels=rule, no_finding=no_finding, non_findings=non_findings, vocab=labels)
     tfms = _transforms(policy, generator, **mixing)
-    if params.get('bs'):
+    if isinstance(params.get('bs'), int):
         _check_batch_size(tfms, params['bs'] // params.get('processes', 1))
     return tfms
 
@@ -633,4 +659,6 @@ def _check_batch_size(
     for mixer in (o for tfm in tfms if isinstance(tfm, OneOf) for o in tfm.mixers):
         smallest = max(_SMALLEST_BATCH, mixer.images)
         if bs < smallest:
-            raise ValueError(f'{bs} images per batch and process; {type(mixer).__name__} needs at least {smallest}')
+            raise ValueError(
+                f"parameter 'bs' gives {bs} images per process; {type(mixer).__name__} needs at least {smallest}"
+            )

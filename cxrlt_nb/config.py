@@ -7,7 +7,6 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/config.html.md"""
 # %% auto #0
 __all__ = [
     'PRESETS',
-    'STAND_INS',
     'pick_preset',
     'spend',
     'choose_rows',
@@ -36,6 +35,7 @@ from .augment import AUGMENTATIONS, MIXERS
 from .cache import RESIZE_RULES
 from .datasets import DATASETS
 from .folds import kfold
+from .learner import CALLBACKS
 from .losses import LOSSES
 from .metrics import METRICS
 from .models import check_arch
@@ -66,10 +66,6 @@ PRESETS: dict[str, dict[str, Any]] = dict(
         augment='none',
         budget=5e8,
     ),
-)
-#: The small stand-in of each of the paper's backbones.
-STAND_INS = dict(
-    tf_efficientnetv2_s='test_efficientnet', convnext_tiny='test_convnext', convnext_small='test_convnext2'
 )
 
 
@@ -323,6 +319,7 @@ _REGISTRIES: dict[str, Collection[str]] = dict(
     resize=RESIZE_RULES,
     augment=AUGMENTATIONS,
     loss=LOSSES,
+    callbacks=CALLBACKS,
     metrics=METRICS,
 )
 #: Those that may hold several names, separated by semicolons, or `package.module:name`.
@@ -360,7 +357,9 @@ def _check_together(
     p: dict,  # All parameters with their values
 ):
     "`ValueError` for values that do not fit together"
-    check_arch(p['arch'])
+    check_arch(p['arch'], p['size'])
+    if p['bs'] != 'auto' and p['bs'] % p['processes']:
+        raise ValueError(f"parameter 'bs' is {p['bs']}; it must be a multiple of processes={p['processes']}")
     if p['data'] != 'phantom' and not p['root']:
         raise ValueError(f"parameter 'root' is empty; with data={p['data']} it must be the folder of the release")
     if p['fold'] >= p['n_folds']:

@@ -1,4 +1,4 @@
-"""CXR-LT, NIH ChestX-ray14 and the phantom, each read into the same table
+"""Read CXR-LT, NIH ChestX-ray14 or a phantom into the same study table
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/datasets.html.md"""
 
@@ -6,20 +6,18 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/datasets.html.md"""
 
 # %% auto #0
 __all__ = [
-    'LABELS_2024',
+    'PHANTOM_MARKS',
+    'CREDENTIALED',
+    'DATASETS',
     'CXRLT_FILES',
     'PHANTOM_FILE',
     'PHANTOM_FIRST_PATIENT',
-    'NIH_LABELS',
-    'CREDENTIALED',
-    'DATASETS',
-    'is_phantom',
     'read_cxrlt',
     'read_nih',
     'read_source',
 ]
 
-# %% ../nbs/00b_datasets.ipynb #c66b2439
+# %% ../nbs/00b_datasets.ipynb #bc8125a1
 import importlib.util
 import warnings
 from dataclasses import replace
@@ -29,54 +27,65 @@ import numpy as np
 import pandas as pd
 
 from .folds import assign, split_721
-from .table import LABELS, StudyTable, check_table
+from .table import LABELS, SPLITS, StudyTable, check_table
 
 
-# %% ../nbs/00b_datasets.ipynb #720f52d0
-def _read_csv(
-    path: Path,  # The csv file
-    columns: dict,  # Wanted column -> its name in the study table; a tuple of names means any one of them
-) -> (
-    pd.DataFrame
-):  # The file with the wanted columns renamed and as text, every other column as it is; the index names file and row
-    "Read a csv, or raise `FileNotFoundError` or `ValueError` that names the file, the column and what is wanted"
+# %% ../nbs/00b_datasets.ipynb #a2601556
+def _find_columns(
+    path: Path,  # A csv file
+    columns: dict,  # Column, or a tuple of possible names → name in the study table
+) -> dict:  # Name in the file → name in the study table
+    "Find columns by name; `FileNotFoundError` or `ValueError` names the file and the column"
     if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing; a release has it beside its images')
+        raise FileNotFoundError(f'{path} is missing; a release has it next to its images')
     try:
-        have = list(pd.read_csv(path, nrows=0).columns)
+        found = list(pd.read_csv(path, nrows=0).columns)
     except pd.errors.EmptyDataError:
-        raise ValueError(f'{path.name}: the file is empty; a header and a row an image are wanted') from None
+        raise ValueError(f'{path.name}: the file is empty; it needs a header and one row per image') from None
     names = {}
-    for found, name in columns.items():
-        choices = found if isinstance(found, tuple) else (found,)
-        if not (hit := [o for o in choices if o in have]):
-            raise ValueError(
-                f'{path.name}: column {" or ".join(map(repr, choices))} is missing; found {", ".join(have)}'
-            )
-        names[hit[0]] = name
-    df = pd.read_csv(path, dtype={o: 'str' for o in names}, low_memory=False).rename(columns=names)
+    for choices, name in columns.items():
+        choices = choices if isinstance(choices, tuple) else (choices,)
+        present = [o for o in choices if o in found]
+        if not present:
+            wanted = ' or '.join(map(repr, choices))
+            raise ValueError(f'{path.name}: column {wanted} is missing; found {", ".join(found)}')
+        names[present[0]] = name
+    return names
+
+
+# %% ../nbs/00b_datasets.ipynb #a74d6ce7
+def _read_csv(
+    path: Path,  # A csv file
+    columns: dict,  # See `_find_columns`
+) -> pd.DataFrame:  # `columns` renamed and as text, all others unchanged; the index holds file and row
+    "Read a csv file; errors as in `_find_columns`"
+    names = _find_columns(path, columns)
+    df = pd.read_csv(path, dtype=dict.fromkeys(names, 'str'), low_memory=False).rename(columns=names)
     df.index = pd.MultiIndex.from_arrays([np.repeat(path.name, len(df)), np.arange(2, len(df) + 2)])
     return df
 
 
-# %% ../nbs/00b_datasets.ipynb #4893e0f0
-def _inside(
-    df: pd.DataFrame,  # A frame with a column `path`, its index naming file and row
-    root: Path,  # The release's folder
+# %% ../nbs/00b_datasets.ipynb #be7fcef6
+#: Empty, absolute, in a home folder, on a Windows drive, with a backslash, or with a part "..".
+_OUTSIDE = r'^\s*$|^/|^~|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)'
+
+
+def _join_paths(
+    df: pd.DataFrame,  # A data frame with a column `path`; its index holds file and row
+    root: Path,  # The folder of the release
 ) -> pd.Series:  # The same paths, below `root`
-    "Join paths to `root`, or raise `ValueError` where one would leave it"
-    bad = df.path.isna() | df.path.str.contains(r'^\s*$|^/|^~|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)', regex=True, na=True)
-    if bad.any():
-        file, row = df.index[bad.to_numpy().argmax()]
-        raise ValueError(
-            f"{file}, row {row}, column 'path': found {df.path[bad].iloc[0]!r}; a path stays inside {root.name}/"
-        )
+    "Join paths to `root`; `ValueError` if one would leave it"
+    outside = df.path.str.contains(_OUTSIDE, regex=True, na=True)
+    if outside.any():
+        file, row = df.index[outside.to_numpy().argmax()]
+        found = df.path[outside].iloc[0]
+        raise ValueError(f"{file}, row {row}, column 'path': found {found!r}; a path must stay inside {root.name}/")
     return f'{root}/' + df.path
 
 
-# %% ../nbs/00b_datasets.ipynb #6f2e4795
+# %% ../nbs/00b_datasets.ipynb #6175cbce
 #: Findings that the 2024 release adds to `LABELS`.
-LABELS_2024 = [
+_LABELS_2024 = [
     'Adenopathy',
     'Azygos Lobe',
     'Clavicle Fracture',
@@ -92,9 +101,7 @@ LABELS_2024 = [
     'Round(ed) atelectasis',
     'Tuberculosis',
 ]
-#: The csv file of each split; a release with other names, or with fewer splits, says so by `files=`.
-CXRLT_FILES = dict(train='train.csv', development='development.csv', test='test.csv')
-_CXRLT = {
+_CXRLT_COLUMNS = {
     'dicom_id': 'image_id',
     'subject_id': 'patient_id',
     'study_id': 'study_id',
@@ -102,100 +109,99 @@ _CXRLT = {
     ('path', 'fpath'): 'path',
 }
 
-# %% ../nbs/00b_datasets.ipynb #03f02fd8
-#: The file in which a phantom keeps its recipe, and the first of its patient ids.
-PHANTOM_FILE, PHANTOM_FIRST_PATIENT = 'phantom.json', 90_000_000
+# %% ../nbs/00b_datasets.ipynb #181ef1d2
+#: How a phantom is recognised: the file with its parameters, and its lowest patient id.
+PHANTOM_MARKS = dict(file='phantom.json', first_patient=90_000_000)
 
 
-def is_phantom(
-    root: Path,  # A release's folder
+def _is_phantom(
+    root: Path,  # Folder of a release
     patient_ids: pd.Series,  # The patients of its rows
 ) -> bool:
-    "Whether a release in the CXR-LT layout is a phantom: it has a recipe, and every patient id is out of MIMIC-CXR's range"
-    return (Path(root) / PHANTOM_FILE).is_file() and bool(
-        (pd.to_numeric(patient_ids, errors='coerce') >= PHANTOM_FIRST_PATIENT).all()
-    )
+    "Whether a release in the layout of CXR-LT is a phantom"
+    ids = pd.to_numeric(patient_ids, errors='coerce')
+    return (root / PHANTOM_MARKS['file']).is_file() and bool((ids >= PHANTOM_MARKS['first_patient']).all())
 
 
-# %% ../nbs/00b_datasets.ipynb #be2bb255
+# %% ../nbs/00b_datasets.ipynb #2a61b692
 def _add_sizes(
-    df: pd.DataFrame,  # A frame with `image_id`
-    root: Path,  # The release's folder
-) -> pd.DataFrame:  # The same with `width` and `height` in pixels, missing where unknown
-    "Take image sizes from `mimic-cxr-2.0.0-metadata.csv` (or `.csv.gz`) if it lies in `root`"
-    metadata = next(iter(sorted(root.glob('mimic-cxr-2.*-metadata.csv*'))), None)
-    if metadata is None:
+    df: pd.DataFrame,  # A data frame with `image_id`
+    root: Path,  # The folder of the release
+) -> pd.DataFrame:  # The same with `width` and `height` in pixels, missing if unknown
+    "Take image sizes from `mimic-cxr-2.0.0-metadata.csv` (or `.csv.gz`) if `root` contains it"
+    files = sorted(root.glob('mimic-cxr-2.*-metadata.csv*'))
+    if not files:
         return df.assign(width=None, height=None)
-    sizes = _read_csv(metadata, {'dicom_id': 'image_id', 'Columns': 'width', 'Rows': 'height'}).set_index('image_id')
-    return df.assign(**{o: df.image_id.map(pd.to_numeric(sizes[o])) for o in ('width', 'height')})
+    sizes = _read_csv(files[0], {'dicom_id': 'image_id', 'Columns': 'width', 'Rows': 'height'})
+    sizes = sizes.set_index('image_id')[['width', 'height']].apply(pd.to_numeric)
+    return df.assign(width=df.image_id.map(sizes.width), height=df.image_id.map(sizes.height))
 
 
-# %% ../nbs/00b_datasets.ipynb #19d960ff
-def read_cxrlt(
-    root: str | Path,  # Folder with the csv files and `files/`
-    labels: list[str]
-    | None = None,  # Findings to read; by default all of CXR-LT 2023 or 2024 that the training file has
-    files: dict
-    | None = None,  # csv file of each split, by default `CXRLT_FILES`; without development and test a split is made
-    seed: int = 0,  # Seed of a split that has to be made
-) -> StudyTable:
-    "Read a CXR-LT release (2023 or 2024 columns; §4.1); raises `FileNotFoundError` or `ValueError` naming file, row and column"
-    root, files = Path(root).expanduser().resolve(), files or CXRLT_FILES
-    parts = {s: _read_csv(root / f, _CXRLT).rename(columns={'Normal': 'No Finding'}) for s, f in files.items()}
-    if labels is None:
-        labels = sorted(o for o in LABELS + LABELS_2024 if o in parts['train'])
-    if missing := [o for o in labels if o not in parts['train']]:
-        raise ValueError(
-            f'{files["train"]}: unknown label {missing[0]!r}; the file has {", ".join(o for o in LABELS + LABELS_2024 if o in parts["train"])}'
-        )
-    df = pd.concat([p.reindex(columns=[*_CXRLT.values(), *labels]).assign(split=s) for s, p in parts.items()])
-    if df.empty:
-        raise ValueError(f'{root}: the table is empty; {", ".join(files.values())} have no rows')
-    df = _add_sizes(
-        df.assign(path=_inside(df, root), study_id=df.study_id.str.removeprefix('s'), sex=None, age=None), root
-    )
-    made = set(files) == {'train'}
-    df = check_table(df, labels, where=root.name)
-    if made:
-        df['split'] = split_721(df, labels, seed=seed)
-    phantom = is_phantom(root, df.patient_id)
-    return StudyTable(
-        df,
-        labels,
-        'phantom' if phantom else 'cxrlt',
-        root,
-        credentialed=not phantom,
-        splits=_made(seed) if made else 'release',
-    )
-
-
-def _made(seed):
+# %% ../nbs/00b_datasets.ipynb #18e9385c
+def _describe_split(seed: int) -> str:
     return f'made here: 7:1:2 by patient, stratified by label, seed {seed}'
 
 
-# %% ../nbs/00b_datasets.ipynb #ad8a06ee
-#: The 14 findings of NIH ChestX-ray14 and "No Finding", as NIH writes them -> as this study does.
-NIH_LABELS = {
-    o: {'Effusion': 'Pleural Effusion'}.get(o, o.replace('_', ' '))
-    for o in [
-        'Atelectasis',
-        'Cardiomegaly',
-        'Consolidation',
-        'Edema',
-        'Effusion',
-        'Emphysema',
-        'Fibrosis',
-        'Hernia',
-        'Infiltration',
-        'Mass',
-        'No Finding',
-        'Nodule',
-        'Pleural_Thickening',
-        'Pneumonia',
-        'Pneumothorax',
-    ]
+def _read_splits(
+    root: Path,  # The folder of the release
+    labels: list[str] | None,  # Findings; None: all known ones that the training file has
+    files: dict,  # Split → csv file
+) -> tuple[pd.DataFrame, list[str]]:  # All rows, labels
+    "Read and join the csv files of a CXR-LT release; errors as in `read_cxrlt`"
+    parts = {split: _read_csv(root / file, _CXRLT_COLUMNS) for split, file in files.items()}
+    parts = {split: df.rename(columns={'Normal': 'No Finding'}) for split, df in parts.items()}
+    known = sorted(o for o in LABELS + _LABELS_2024 if o in parts['train'])
+    labels = known if labels is None else labels
+    if missing := [o for o in labels if o not in parts['train']]:
+        raise ValueError(f'{files["train"]}: unknown label {missing[0]!r}; the file has {", ".join(known)}')
+    columns = [*_CXRLT_COLUMNS.values(), *labels]
+    return pd.concat([df.reindex(columns=columns).assign(split=split) for split, df in parts.items()]), labels
+
+
+# %% ../nbs/00b_datasets.ipynb #ff83bfee
+def read_cxrlt(
+    root: str | Path,  # Folder with the csv files and `files/`
+    labels: list[str] | None = None,  # Findings; None: all of CXR-LT 2023 or 2024 that the training file has
+    files: dict
+    | None = None,  # Split → csv file; None: train.csv, development.csv, test.csv; only train: a split is made
+    seed: int = 0,  # Seed of a split that is made here
+) -> StudyTable:
+    "Read CXR-LT 2023 or 2024 (§4.1); `FileNotFoundError` or `ValueError` names file, row and column"
+    root = Path(root).expanduser().resolve()
+    files = files or {split: f'{split}.csv' for split in SPLITS}
+    df, labels = _read_splits(root, labels, files)
+    if df.empty:
+        raise ValueError(f'{root}: the table is empty; {", ".join(files.values())} have no rows')
+    df = df.assign(path=_join_paths(df, root), study_id=df.study_id.str.removeprefix('s'), sex=None, age=None)
+    df = check_table(_add_sizes(df, root), labels, where=root.name)
+    splits = 'release'
+    if set(files) == {'train'}:
+        df['split'], splits = split_721(df, labels, seed=seed), _describe_split(seed)
+    phantom = _is_phantom(root, df.patient_id)
+    source = 'phantom' if phantom else 'cxrlt'
+    return StudyTable(df, labels, source, root, credentialed=not phantom, splits=splits)
+
+
+# %% ../nbs/00b_datasets.ipynb #3ac76206
+#: The labels of NIH ChestX-ray14 → their names in this library.
+_NIH_LABELS = {
+    'Atelectasis': 'Atelectasis',
+    'Cardiomegaly': 'Cardiomegaly',
+    'Consolidation': 'Consolidation',
+    'Edema': 'Edema',
+    'Effusion': 'Pleural Effusion',
+    'Emphysema': 'Emphysema',
+    'Fibrosis': 'Fibrosis',
+    'Hernia': 'Hernia',
+    'Infiltration': 'Infiltration',
+    'Mass': 'Mass',
+    'No Finding': 'No Finding',
+    'Nodule': 'Nodule',
+    'Pleural_Thickening': 'Pleural Thickening',
+    'Pneumonia': 'Pneumonia',
+    'Pneumothorax': 'Pneumothorax',
 }
-_NIH = {
+_NIH_COLUMNS = {
     'Image Index': 'image_id',
     'Finding Labels': 'findings',
     'Follow-up #': 'follow_up',
@@ -208,42 +214,43 @@ _NIH = {
 }
 
 
-# %% ../nbs/00b_datasets.ipynb #b9fd76ea
+# %% ../nbs/00b_datasets.ipynb #825335fd
 def _nih_targets(
-    findings: pd.Series,  # "Edema|Effusion" and so on, the index naming file and row
-) -> pd.DataFrame:  # One 0/1 column for each of `NIH_LABELS`
-    "Split NIH's findings into columns; `ValueError` where one has no known name"
-    hot = findings.fillna('').str.get_dummies('|')
-    if unknown := [o for o in hot if o not in NIH_LABELS]:
-        file, row = hot.index[hot[unknown[0]].to_numpy().argmax()]
+    findings: pd.Series,  # "Edema|Effusion" and so on; the index holds file and row
+) -> pd.DataFrame:  # One 0/1 column per label
+    "Split the findings of NIH into columns; `ValueError` if one is unknown"
+    targets = findings.fillna('').str.get_dummies('|')
+    if unknown := [o for o in targets if o not in _NIH_LABELS]:
+        file, row = targets.index[targets[unknown[0]].to_numpy().argmax()]
         raise ValueError(
-            f"{file}, row {row}, column 'Finding Labels': unknown label {unknown[0]!r}; known are {', '.join(NIH_LABELS)}"
+            f"{file}, row {row}, column 'Finding Labels': unknown label {unknown[0]!r}; "
+            f'known labels: {", ".join(_NIH_LABELS)}'
         )
-    return hot.reindex(columns=list(NIH_LABELS), fill_value=0).rename(columns=NIH_LABELS)
+    return targets.reindex(columns=list(_NIH_LABELS), fill_value=0).rename(columns=_NIH_LABELS)
 
 
-# %% ../nbs/00b_datasets.ipynb #f5d3bbe6
+# %% ../nbs/00b_datasets.ipynb #bcd04ba0
 def _nih_split(
-    df: pd.DataFrame,  # NIH rows with their labels
+    df: pd.DataFrame,  # Rows of NIH with their labels
     labels: list[str],  # Names of the label columns
-    root: Path | None,  # Folder in which `test_list.txt` may lie
-    seed: int,  # Seed of what has to be split here
-) -> tuple:  # (split of each row, who made it)
-    "The official test list where it is there, and else 7:1:2 by patient (§4.1)"
-    if root is None or not (official := root / 'test_list.txt').is_file():
-        return split_721(df, labels, seed=seed), _made(seed)
-    test = df.image_id.isin(official.read_text().split()).to_numpy()
-    out = np.where(test, 'test', 'train').astype(object)
-    out[~test] = np.array(['train', 'development'], object)[assign(df[~test], labels, [7 / 8, 1 / 8], seed=seed)]
-    return (
-        out,
-        f'test: the official list; development made here: one patient in eight, stratified by label, seed {seed}',
-    )
+    root: Path | None,  # Folder that may contain `test_list.txt`
+    seed: int,  # Seed of what is split here
+) -> tuple[np.ndarray, str]:  # Split of each row; who made it
+    "The official test list if there is one, otherwise 7:1:2 by patient (§4.1)"
+    if root is None or not (root / 'test_list.txt').is_file():
+        return split_721(df, labels, seed=seed), _describe_split(seed)
+    listed = (root / 'test_list.txt').read_text().split()
+    is_test = df.image_id.isin(listed).to_numpy()
+    parts = assign(df[~is_test], labels, [7 / 8, 1 / 8], seed=seed)
+    split = np.full(len(df), 'test', object)
+    split[~is_test] = np.array(['train', 'development'], object)[parts]
+    rule = f'test: the official list; development made here: one patient in eight, stratified by label, seed {seed}'
+    return split, rule
 
 
-# %% ../nbs/00b_datasets.ipynb #d2dee4a5
+# %% ../nbs/00b_datasets.ipynb #fba68c0b
 def _nih_table_file() -> Path:
-    "The whole NIH table as `torchxrayvision` ships it"
+    "The complete table of NIH in `torchxrayvision`; `FileNotFoundError` if the package is not installed"
     spec = importlib.util.find_spec('torchxrayvision')
     if spec is None:
         raise FileNotFoundError(
@@ -252,49 +259,55 @@ def _nih_table_file() -> Path:
     return Path(spec.origin).parent / 'data/Data_Entry_2017_v2020.csv.gz'
 
 
-# %% ../nbs/00b_datasets.ipynb #3c1cc524
+# %% ../nbs/00b_datasets.ipynb #f379521b
 def read_nih(
-    root: str
-    | Path
-    | None = None,  # Folder with `Data_Entry_2017_v2020.csv` and `images/`; without it the whole table and no image
-    seed: int = 0,  # Seed of the splits that have to be made
+    root: str | Path | None = None,  # Folder with `Data_Entry_2017_v2020.csv` and `images/`; None: all rows, no images
+    seed: int = 0,  # Seed of splits that are made here
 ) -> StudyTable:
-    "Read NIH ChestX-ray14 (Wang et al., CVPR 2017); raises `FileNotFoundError` or `ValueError` naming file, row and column"
+    "Read NIH ChestX-ray14 (Wang et al., CVPR 2017); `FileNotFoundError` or `ValueError` names file, row and column"
     root = Path(root).expanduser().resolve() if root else None
-    df = _read_csv(root / 'Data_Entry_2017_v2020.csv' if root else _nih_table_file(), _NIH)
-    targets, labels = _nih_targets(df.findings), list(NIH_LABELS.values())
-    df['path'] = _inside(df.assign(path='images/' + df.image_id), root) if root else None
+    df = _read_csv(root / 'Data_Entry_2017_v2020.csv' if root else _nih_table_file(), _NIH_COLUMNS)
+    df = df.assign(split='train', **_nih_targets(df.findings))
+    df['path'] = _join_paths(df.assign(path='images/' + df.image_id), root) if root else None
     df['study_id'] = df.patient_id + '_' + df.follow_up
     df['age'] = pd.to_numeric(df.age.str.extract(r'(\d+)')[0])
-    df = df.assign(width=pd.to_numeric(df.width), height=pd.to_numeric(df.height), split='train', **targets)
+    df[['width', 'height']] = df[['width', 'height']].apply(pd.to_numeric)
+    labels = list(_NIH_LABELS.values())
     df = check_table(df, labels, where=root.name if root else 'NIH table')
-    df['split'], rule = _nih_split(df, labels, root, seed)
-    return StudyTable(df, labels, 'nih', root, credentialed=False, splits=rule)
+    df['split'], splits = _nih_split(df, labels, root, seed)
+    return StudyTable(df, labels, 'nih', root, credentialed=False, splits=splits)
 
 
-# %% ../nbs/00b_datasets.ipynb #d0ef9b74
-#: How a notebook's output says that credentialed data were read.
+# %% ../nbs/00b_datasets.ipynb #30ccd530
+#: The words by which the output of a notebook shows that credentialed data were read.
 CREDENTIALED = 'credentialed' + ' data'
-#: Every source the study knows, by the word that the notebooks' parameter `data` takes.
+#: Name → reader: a function of `root` and `seed` that returns a `StudyTable`.
 DATASETS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih)
 
 
 def read_source(
     data: str,  # A key of `DATASETS`
-    root: str | Path,  # The release's folder
-    seed: int = 0,  # Seed of splits that have to be made
-    labels: list[str] | None = None,  # Findings to keep; by default all
+    root: str | Path,  # Folder of the release
+    seed: int = 0,  # Seed of splits that are made here
+    labels: list[str] | None = None,  # Findings to keep; None: all
 ) -> StudyTable:
-    "Read the source `data` from `root`; `ValueError` where the word or a label is not known or the folder holds something else"
+    "Read a data set; `ValueError` if it or a label is unknown, or if `root` contains another data set"
     if data not in DATASETS:
-        raise ValueError(f'unknown data {data!r}; known are {", ".join(DATASETS)}')
-    t = DATASETS[data](root, seed=seed)
-    if data == 'phantom' and t.source != 'phantom':
+        raise ValueError(f'unknown data set {data!r}; known data sets: {", ".join(DATASETS)}')
+    table = DATASETS[data](root, seed=seed)
+    if data == 'phantom' and table.source != 'phantom':
         raise ValueError(
-            f'{root} is no phantom: it lacks {PHANTOM_FILE}, or has patient ids below {PHANTOM_FIRST_PATIENT:,}; say data=cxrlt for a real release'
+            f'{root} is not a phantom: it lacks {PHANTOM_MARKS["file"]}, or has patient ids below '
+            f'{PHANTOM_MARKS["first_patient"]:,}; use data=cxrlt for a real release'
         )
-    if unknown := [o for o in labels or [] if o not in t.labels]:
-        raise ValueError(f'unknown label {unknown[0]!r}; {data} has {", ".join(t.labels)}')
-    if t.credentialed:
-        warnings.warn(f'{CREDENTIALED}: show no row and no image of it, and commit no output', stacklevel=2)
-    return replace(t, labels=list(labels)) if labels else t
+    if unknown := [o for o in labels or [] if o not in table.labels]:
+        raise ValueError(f'unknown label {unknown[0]!r}; {data} has {", ".join(table.labels)}')
+    if table.credentialed:
+        warnings.warn(f'{CREDENTIALED}: do not show rows or images, and do not commit outputs', stacklevel=2)
+    return replace(table, labels=list(labels)) if labels else table
+
+
+# %% ../nbs/00b_datasets.ipynb #8ac4ed65
+# Old names, until every notebook has the new ones
+CXRLT_FILES = {split: f'{split}.csv' for split in SPLITS}
+PHANTOM_FILE, PHANTOM_FIRST_PATIENT = PHANTOM_MARKS.values()

@@ -186,7 +186,7 @@ def nested_blend(
     n_splits: int = 5,  # Parts of the patients
     seed: int = 0,  # Of the parts
 ) -> tuple:  # Blend of all images, in the order of `y_true`; weights, one row per part
-    "Blend each part of the patients with weights learned on the other parts, so that the blend can be scored on all images"
+    "Blend each part of the patients with weights learned on the others, so that the blend can be scored on all images"
     frames = _align(dict(targets=y_true) | _align(oof_frames))
     del frames['targets']
     missing = y_true.index.difference(patient_id.index)
@@ -224,7 +224,7 @@ def study_mean(
     view: pd.Series | None = None,  # View of each image, indexed by image id; only with `view_weights`
     view_weights: dict | None = None,  # Positive weight of each view and of "unknown"; equal if None
 ) -> pd.DataFrame:  # In the order of `frame`, equal within a study
-    "Replace the prediction of each image by the (weighted) mean of its study; `ValueError` names images without a study"
+    "Replace each prediction by the (weighted) mean of its study; `ValueError` names images without a study"
     missing = frame.index.difference(study_id.index)
     if len(missing):
         raise ValueError(f'no study_id for {len(missing)} images, e.g. {missing[0]!r}')
@@ -277,7 +277,7 @@ def write_submission(
     path: str | Path,  # File to write: a .zip
     like,  # The sample submission or the split's csv: a file, or its frame
 ) -> pd.DataFrame:  # What was written
-    "Write a CXR-LT submission completely or not at all; `ValueError` names images and labels that do not match the sample"
+    "Write a CXR-LT submission, atomically; `ValueError` names images and labels that do not match the sample"
     path = Path(path)
     sample = like if isinstance(like, pd.DataFrame) else pd.read_csv(like, dtype={'dicom_id': 'str'})
     if path.suffix != '.zip':

@@ -1,4 +1,4 @@
-"""What is in the tables: sizes, classes, company, families and views; and how near the phantom comes
+"""Sizes, classes, co-occurrence, patients and views of three data sets, and how similar the phantom is
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/explore.html.md"""
 
@@ -7,24 +7,19 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/explore.html.md"""
 # %% auto #0
 __all__ = [
     'PUBLISHED_SPLITS',
-    'STUDY_SIZES',
+    'PUBLISHED_STUDY_SIZES',
     'PUBLISHED_VIEWS',
-    'COLOURS',
-    'colours',
-    'aspects',
     'plot_sizes',
-    'labelled',
     'plot_classes',
     'plot_shares',
     'cooccurrence',
     'plot_cooccurrence',
     'siblings',
-    'plot_at_least',
+    'plot_siblings',
     'plot_views',
-    'plot_nearness',
 ]
 
-# %% ../nbs/01_explore.ipynb #8dde8165
+# %% ../nbs/01_explore.ipynb #eb52e384
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -34,247 +29,223 @@ from matplotlib.colors import LogNorm
 
 from .table import ADDED, TRAIN_IMAGES, TRAIN_POSITIVES
 
-# %% ../nbs/01_explore.ipynb #dc9d804b
+# %% ../nbs/01_explore.ipynb #a9fea667
 #: Images of each phase of CXR-LT 2023 (Table 1).
 PUBLISHED_SPLITS = dict(train=TRAIN_IMAGES, development=36_769, test=75_492)
-#: Studies by their number of images, and images by view, of a published CXR-LT training split of 258,871 images.
-STUDY_SIZES = {1: 69_478, 2: 71_298, 3: 13_529, 4: 1_422, 5: 96}  # 5: the rest, five to eleven
+#: Studies by number of images, in a published training split of CXR-LT of 258,871 images; 5 is five to eleven.
+PUBLISHED_STUDY_SIZES = {1: 69_478, 2: 71_298, 3: 13_529, 4: 1_422, 5: 96}
+#: Images by view, in the same split.
 PUBLISHED_VIEWS = {'AP': 100_024, 'PA': 66_470, 'LATERAL': 57_546, 'LL': 24_080, 'missing': 10_734}
 
-# %% ../nbs/01_explore.ipynb #bc2ad02a
-#: Colour of each source, by how its name begins.
-COLOURS = {'CXR-LT 2023, published': '#7f7f7f', 'NIH': '#0072B2', 'phantom': '#D55E00'}
+# %% ../nbs/01_explore.ipynb #9951cbaf
+#: Colour of each source, by the beginning of its name.
+_COLOURS = {'CXR-LT 2023, published': '#7f7f7f', 'NIH': '#0072B2', 'phantom': '#D55E00'}
 
 
-def colours(
-    names: Sequence[str],  # Names of sources
+def _colours(
+    sources: Sequence[str],  # Names of sources
 ) -> list[str]:
-    "The colour of each source; green for one that is not in `COLOURS`"
-    return [next((c for k, c in COLOURS.items() if o.startswith(k)), '#009E73') for o in names]
+    "The colour of each source; green for one that is not in `_COLOURS`"
+
+    def colour(source):
+        known = [colour for name, colour in _COLOURS.items() if source.startswith(name)]
+        return known[0] if known else '#009E73'
+
+    return [colour(source) for source in sources]
 
 
-# %% ../nbs/01_explore.ipynb #4fadac0d
-def aspects(
+# %% ../nbs/01_explore.ipynb #71dfbe77
+def _aspect_ratios(
     df: pd.DataFrame,  # Study table
-) -> pd.Series:  # Width over height, indexed as `df`; only images whose size is known
+) -> pd.Series:  # Width over height, indexed as `df`; only images with a known size
     "Aspect ratios (§3.2)"
     return (df.width / df.height).dropna().astype(float)
 
 
-# %% ../nbs/01_explore.ipynb #c6e9c053
+# %% ../nbs/01_explore.ipynb #85fccb83
 def plot_sizes(
     df: pd.DataFrame,  # Study table; images of unknown size are left out
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Width against height, a dot a size, coloured by its number of images; dashed the paper's range of aspect ratios; Figure 2"
-    n, a = df[['width', 'height']].dropna().astype(int).value_counts(ascending=True), aspects(df)
-    if not len(a):
+    "Height against width, coloured by the number of images of that size; dashed: the paper's extremes (Figure 2)"
+    ratios = _aspect_ratios(df)
+    if not len(ratios):
         raise ValueError(
-            'no image of this table has a size; CXR-LT has them in mimic-cxr-2.0.0-metadata.csv, which belongs beside train.csv'
+            'no image of this table has a size; for CXR-LT, put mimic-cxr-2.0.0-metadata.csv beside train.csv'
         )
     ax = plt.subplots()[1] if ax is None else ax
-    w, h = (n.index.get_level_values(o) for o in n.index.names)
-    dots = ax.scatter(w, h, s=6, c=n, norm=LogNorm(1, max(n.max(), 2)), cmap='copper_r', linewidths=0)
-    top = 1.05 * max(w.max(), h.max())
-    for r in (0.26, 1, 2.72):
-        ax.plot([0, top * min(r, 1)], [0, top / max(r, 1)], color='0.6', lw=0.8, ls='-' if r == 1 else '--', zorder=0)
+    n = df[['width', 'height']].dropna().astype(int).value_counts(ascending=True)
+    width, height = (n.index.get_level_values(side) for side in ('width', 'height'))
+    dots = ax.scatter(width, height, s=6, c=n, norm=LogNorm(1, max(n.max(), 2)), cmap='copper_r', linewidths=0)
+    top = 1.05 * max(width.max(), height.max())
+    for ratio in (0.26, 1, 2.72):
+        style = '-' if ratio == 1 else '--'
+        ax.plot([0, top * min(ratio, 1)], [0, top / max(ratio, 1)], style, color='0.6', lw=0.8, zorder=0)
     ax.set(xlim=(0, top), ylim=(0, top), aspect='equal', xlabel='width, px', ylabel='height, px')
-    ax.set_title(f'width/height {a.min():.2f} to {a.max():.2f}, sd {a.std():.3f}', fontsize=8.5)
+    ax.set_title(f'ratio {ratios.min():.2f} to {ratios.max():.2f}, sd {ratios.std():.3f}', fontsize=9)
     ax.figure.colorbar(dots, ax=ax, shrink=0.8, pad=0.02, label='images of this size')
     return ax
 
 
-# %% ../nbs/01_explore.ipynb #cb72a7d6
-def labelled(
+# %% ../nbs/01_explore.ipynb #57395ed7
+def _labelled(
     df: pd.DataFrame,  # Study table
     labels: Sequence[str],  # Names of the label columns
 ) -> pd.DataFrame:  # (labelled rows, labels) of 0 and 1
     "Labels of the rows that have them; `ValueError` if none has"
     y = df[list(labels)].dropna()
     if not len(y):
-        raise ValueError(
-            f'no row of {len(df)} has all of the {len(labels)} labels; split by split, a label is there or absent'
-        )
+        raise ValueError(f'none of {len(df)} rows has all of the {len(labels)} labels; pass a split that is labelled')
     return y.astype('int8')
 
 
-# %% ../nbs/01_explore.ipynb #9738b909
+# %% ../nbs/01_explore.ipynb #edc2e7f7
 def plot_classes(
     positives: pd.Series,  # Positive images by label
     added: Sequence[str] = ADDED,  # Labels to mark; those that the challenge added
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Positive images of each label on a logarithmic scale, the commonest on top, added labels yellow and starred; Figure 5"
+    "Positive images of each label, logarithmic, the most common on top; added labels yellow and starred (Figure 5)"
     n = pd.Series(positives).sort_values()
+    marked = n.index.isin(added)
     ax = plt.subplots()[1] if ax is None else ax
-    bars = ax.barh(
-        [f'{o} *' if o in added else o for o in n.index],
-        n,
-        color=['#F0B400' if o in added else '#7f7f7f' for o in n.index],
-    )
-    ax.bar_label(bars, [f'{o:,.0f}' for o in n], padding=2, fontsize=7)
-    ax.set_xscale('log')
-    ax.set(
-        xlabel='positive images',
-        xlim=(10 ** np.floor(np.log10(max(n.min(), 1))), 4 * n.max()),
-        ylim=(-0.6, len(n) - 0.4),
-    )
-    ax.tick_params(axis='y', labelsize=8, length=0)
-    if set(added) & set(n.index):
-        ax.legend([next(b for b, o in zip(bars, n.index) if o in added)], ['* added'], loc='lower right', fontsize=8)
+    names = [f'{label} *' if mark else label for label, mark in zip(n.index, marked)]
+    bars = ax.barh(names, n, color=np.where(marked, '#F0B400', '#7f7f7f'))
+    ax.bar_label(bars, [f'{count:,.0f}' for count in n], padding=2, fontsize=9)
+    lowest = 10 ** np.floor(np.log10(max(n.min(), 1)))
+    ax.set(xscale='log', xlabel='positive images', xlim=(lowest, 6 * n.max()), ylim=(-0.6, len(n) - 0.4))
+    ax.tick_params(axis='y', labelsize=9, length=0)
+    if marked.any():
+        ax.legend([bars[marked.argmax()]], ['* added'], loc='lower right', fontsize=9)
     return ax
 
 
-# %% ../nbs/01_explore.ipynb #5ec961a0
+# %% ../nbs/01_explore.ipynb #cd189e76
+def _percent_text(percent: float) -> str:
+    "Whole percents, one decimal below 1, and nothing for zero"
+    if percent >= 1:
+        return f'{percent:.0f}'
+    if percent >= 0.05:
+        return f'{percent:.1f}'
+    return '<0.1' if percent > 0 else ''
+
+
 def plot_shares(
-    shares: pd.DataFrame,  # Shares in [0,1]: a row a kind, a column a source; missing where nothing is known
+    shares: pd.DataFrame,  # Shares in [0,1], one row per category and one column per source; missing if unknown
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Percentages beside each other, a group of bars a kind"
-    ax = (100 * shares.astype(float)).plot.bar(ax=ax, rot=0, width=0.8, color=colours(shares), ylabel='%')
+    "Grouped bars of percentages, one group per category and one colour per source"
+    ax = (100 * shares.astype(float)).plot.bar(ax=ax, rot=0, width=0.85, color=_colours(shares), ylabel='%')
     for bars in ax.containers:
-        ax.bar_label(
-            bars,
-            [f'{o:.0f}' if o >= 1 else f'{o:.1f}' if o >= 0.05 else '<0.1' if o > 0 else '' for o in bars.datavalues],
-            fontsize=7,
-            padding=1,
-        )
-    ax.legend(fontsize=8)
+        ax.bar_label(bars, [_percent_text(value) for value in bars.datavalues], fontsize=9, padding=1)
+    ax.legend(fontsize=9)
     return ax
 
 
-# %% ../nbs/01_explore.ipynb #a00b66c8
+# %% ../nbs/01_explore.ipynb #67c58bd5
 def cooccurrence(
     df: pd.DataFrame,  # Study table
     labels: Sequence[str],  # Names of the label columns
-) -> (
-    pd.DataFrame
-):  # (1+C, C): first row the share of all images, then P(column | row); NaN for a label without positives
-    "How often an image with one label has another, the commonest label first"
-    y = labelled(df, labels)
+) -> pd.DataFrame:  # (1+C, C): share of all images, then P(column | row); NaN without positives
+    "How often an image with one label has another, the most common label first"
+    y = _labelled(df, labels)
     n = y.sum().sort_values(ascending=False, kind='stable')
     y = y[n.index].astype('float32')
-    p = (y.T @ y).div(n.where(n > 0), axis=0)
-    return pd.concat([y.mean().to_frame('any image').T, p]).astype(float)
+    conditional = (y.T @ y).div(n.where(n > 0), axis=0)
+    return pd.concat([y.mean().to_frame('any image').T, conditional]).astype(float)
 
 
-# %% ../nbs/01_explore.ipynb #9d006881
+# %% ../nbs/01_explore.ipynb #cad38a50
 def plot_cooccurrence(
     p: pd.DataFrame,  # From `cooccurrence`
     ax=None,  # Axes to draw on
 ):  # The axes
-    "P(column | row) in percent, where it is 3 or more and a quarter off the level (first row); bold is twice the level or more"
+    "P(column | row) in percent if it is 3 or more and a quarter off the first row; bold if twice the first row"
     ax = plt.subplots()[1] if ax is None else ax
-    off, level = p.to_numpy(copy=True), p.to_numpy()[0]
-    np.fill_diagonal(off[1:], np.nan)
-    top, lift = np.nanmax(off[1:]), np.divide(off, level, out=np.ones_like(off), where=level > 0)
-    ax.imshow(off, cmap='Blues', vmin=0, vmax=1.1 * top)
-    for i, j in np.argwhere((off >= 0.025) & ((lift >= 1.25) | (lift <= 0.8) | (np.arange(len(p))[:, None] == 0))):
-        ax.text(
-            j,
-            i,
-            f'{100 * off[i, j]:.0f}',
-            ha='center',
-            va='center',
-            fontsize=6.5,
-            color='w' if off[i, j] > 0.75 * top else '0.1',
-            weight='bold' if lift[i, j] >= 2 else None,
-        )
+    values, overall = p.to_numpy(copy=True), p.to_numpy()[0]
+    np.fill_diagonal(values[1:], np.nan)
+    lift = np.divide(values, overall, out=np.ones_like(values), where=overall > 0)
+    differs = (lift >= 1.25) | (lift <= 0.8)
+    differs[0] = True
+    top = np.nanmax(values[1:])
+    ax.imshow(values, cmap='Blues', vmin=0, vmax=1.1 * top)
+    for i, j in np.argwhere((values >= 0.025) & differs):
+        colour = 'w' if values[i, j] > 0.75 * top else '0.1'
+        weight = 'bold' if lift[i, j] >= 2 else None
+        ax.text(j, i, f'{100 * values[i, j]:.0f}', ha='center', va='center', fontsize=9, color=colour, weight=weight)
     ax.plot(range(p.shape[1]), range(1, len(p)), '.', color='0.7', ms=2)
-    ax.set_xticks(range(p.shape[1]), p.columns, rotation=90, fontsize=7.5)
-    ax.set_yticks(range(len(p)), p.index, fontsize=7.5)
+    ax.set_xticks(range(p.shape[1]), p.columns, rotation=90, fontsize=9)
+    ax.set_yticks(range(len(p)), p.index, fontsize=9)
     ax.axhline(0.5, color='k', lw=1)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
 
 
-# %% ../nbs/01_explore.ipynb #99c66728
+# %% ../nbs/01_explore.ipynb #b064df73
 def siblings(
     df: pd.DataFrame,  # Study table
     by: str = 'patient',  # "patient" or "study"
 ) -> pd.Series:  # Number of patients or studies, by how many images they have
     "How many images share a patient, or a study (§4.1)"
     if by not in ('patient', 'study'):
-        raise ValueError(f"by={by!r}; 'patient' or 'study' is wanted")
-    return df[f'{by}_id'].value_counts().value_counts().sort_index().rename(f'{by}s')
+        raise ValueError(f"by={by!r}; it must be 'patient' or 'study'")
+    images = df[f'{by}_id'].value_counts()
+    return images.value_counts().sort_index().rename(f'{by}s').rename_axis('images')
 
 
-# %% ../nbs/01_explore.ipynb #a3e00fa7
-def plot_at_least(
-    families: dict,  # From `siblings`, by source
+# %% ../nbs/01_explore.ipynb #417557b6
+def plot_siblings(
+    counts: dict,  # From `siblings`, by source
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Share of patients (or studies) with at least so many images, both axes logarithmic"
+    "Share of patients (or studies) with at least so many images, on two logarithmic axes"
     ax = plt.subplots()[1] if ax is None else ax
-    for (k, n), c in zip(families.items(), colours(families)):
-        share = 100 * n[::-1].cumsum()[::-1] / n.sum()
-        ax.step(
-            share.index,
-            share,
-            where='pre',
-            color=c,
-            label=f'{k}: {(n * n.index).sum() / n.sum():.1f} in the mean, at most {n.index.max()}',
-        )
+    for (source, n), colour in zip(counts.items(), _colours(counts)):
+        at_least = 100 * n[::-1].cumsum()[::-1] / n.sum()
+        mean = (n * n.index).sum() / n.sum()
+        label = f'{source}: mean {mean:.1f}, largest {n.index.max()}'
+        ax.step(at_least.index, at_least, where='pre', color=colour, label=label)
     ax.set(xscale='log', yscale='log', xlabel='images', ylabel=f'% of {n.name} with at least so many')
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter('{x:g}')
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
     return ax
 
 
-# %% ../nbs/01_explore.ipynb #9e30477c
+# %% ../nbs/01_explore.ipynb #9313e30b
 def plot_views(
-    shares: pd.DataFrame,  # Shares: a row a view, a column a source
+    shares: pd.DataFrame,  # Shares in [0,1], one row per view and one column per source
     ax=None,  # Axes to draw on
 ):  # The axes
-    "A stacked bar a source: frontal views blue, lateral ones orange, unknown gray"
+    "One stacked bar per source: frontal views blue, lateral views orange, unknown ones gray"
     tint = {'AP': '#0072B2', 'PA': '#7FBDE6', 'LATERAL': '#E69F00', 'LL': '#F7D488', 'missing': '0.85', 'other': '0.6'}
-    t = 100 * shares[shares.max(axis=1) > 0.001].T[::-1]
-    ax = t.plot.barh(stacked=True, ax=ax, color=[tint[o] for o in t], width=0.7, xlabel='% of images')
-    for bars, view in zip(ax.containers, t):
-        ax.bar_label(
-            bars,
-            [f'{view} {o:.0f}' if o > 8 else f'{o:.0f}' if o > 2 else '' for o in t[view]],
-            label_type='center',
-            fontsize=8,
-            color='w' if view == 'AP' else 'k',
-        )
-    ax.legend(ncols=len(t.columns), fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), handlelength=1)
+    percent = 100 * shares[shares.max(axis=1) > 0.001].T[::-1]
+    ax = percent.plot.barh(stacked=True, ax=ax, color=[tint[v] for v in percent], width=0.7, xlabel='% of images')
+    for bars, view in zip(ax.containers, percent):
+        text = [f'{value:.0f}' if value > 2 else '' for value in percent[view]]
+        ax.bar_label(bars, text, label_type='center', fontsize=9, color='w' if view == 'AP' else 'k')
+    ax.legend(ncols=len(percent.columns), fontsize=9, loc='lower center', bbox_to_anchor=(0.5, 1), handlelength=1)
     ax.set_xlim(0, 100)
     return ax
 
 
-# %% ../nbs/01_explore.ipynb #5f66ecc7
-def plot_nearness(
-    shares: pd.DataFrame,  # Share of images: a row a label, a column a source, the first drawn full and the others hollow
-    images: int,  # How many images drawn by chance the gray band is for
+# %% ../nbs/01_explore.ipynb #a64b4da4
+def _plot_prevalence_ratio(
+    shares: pd.DataFrame,  # Share of images, one row per label and one column per source; the first is drawn filled
+    images: int,  # Number of images of the random sample that the gray band is for
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Each label's share over its published share; gray is where 95 % of samples of `images` single images would lie"
+    "Each label's share over its published share; the gray band has 95 % of random samples of `images` images"
     ax = plt.subplots()[1] if ax is None else ax
     p = (pd.Series(TRAIN_POSITIVES) / TRAIN_IMAGES).sort_values()
     half = 1.96 * np.sqrt((1 - p) / p / images)
     ax.fill_betweenx(range(len(p)), 1 - half, 1 + half, color='0.9', lw=0, label=f'chance, {images:,} images')
     ax.axvline(1, color='k', lw=0.8)
-    for k, c in zip(shares, colours(shares)):
-        ax.scatter(
-            shares[k].reindex(p.index) / p,
-            p.index,
-            s=20,
-            label=k,
-            edgecolors=c,
-            facecolors=c if k == shares.columns[0] else 'none',
-            zorder=3,
-        )
+    for k, (source, colour) in enumerate(zip(shares, _colours(shares))):
+        ratio = shares[source].reindex(p.index) / p
+        ax.scatter(ratio, p.index, 20, edgecolors=colour, facecolors='none' if k else colour, zorder=3, label=source)
     ax.set(xlabel='share of images / published share', ylim=(-0.6, len(p) - 0.4))
-    ax.tick_params(axis='y', labelsize=8, length=0)
-    ax.legend(
-        fontsize=8,
-        loc='lower center',
-        bbox_to_anchor=(0.4, 1),
-        ncols=len(shares.columns) + 1,
-        handletextpad=0.3,
-        columnspacing=1,
-    )
+    ax.tick_params(axis='y', labelsize=9, length=0)
+    ax.legend(fontsize=9, loc='lower center', bbox_to_anchor=(0.35, 1), ncols=2, handletextpad=0.3, columnspacing=1)
     return ax

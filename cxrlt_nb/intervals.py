@@ -49,7 +49,7 @@ _LANES = 16  # replicates that are walked side by side
 
 @njit(parallel=True, cache=True)
 def _walk(unit, y, last, cut, weight):
-    "AP, AUC and F1 `(3,C,B,lanes)` of ranked rows `(C,N)`; row i counts `weight[:,unit[i]]` times; `weight` is `(B,units,lanes)`"
+    "AP, AUC and F1 `(3,C,B,lanes)` of ranked rows `(C,N)`, row i weighted by `weight[:,unit[i]]`, `(B,units,lanes)`"
     n_labels, n_rows, n_batches = y.shape[0], y.shape[1], weight.shape[0]
     out = np.empty((3, n_labels, n_batches, _LANES))
     for task in prange(n_labels * n_batches):

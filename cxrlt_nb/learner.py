@@ -1,4 +1,4 @@
-"""fastai's `Learner` with the paper's optimiser, and a training that survives being killed
+"""A fastai `Learner` with the paper's optimiser, training that can be resumed, and scores with intervals
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/learner.html.md"""
 
@@ -6,29 +6,26 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/learner.html.md"""
 
 # %% auto #0
 __all__ = [
+    'CALLBACKS',
     'paper_adam',
-    'body_and_head',
-    'QuickLearner',
+    'make_callbacks',
     'make_learner',
-    'keep_freed_memory',
-    'SeedEpochs',
     'Checkpoint',
     'fit',
     'predict_rows',
-    'predict_splits',
-    'evaluate',
-    'score_summary',
     'score_splits',
+    'score_summary',
     'score_table',
 ]
 
 # %% ../nbs/04d_learner.ipynb #5550deb9
-import ctypes
+import difflib
 import json
 import math
-import os
+import pkgutil
 import random
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,9 +42,10 @@ from fastai.metrics import AccumMetric, ActivationType
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, num_distrib, params, rank_distrib, set_seed
 from fastcore.foundation import L
-from fastprogress.fastprogress import ProgressBar
+from torch import nn
 
 from .data import rows_dl
+from .files import write_atomically
 from .intervals import beats_chance, bootstrap, chance_level
 from .metrics import METRICS
 
@@ -56,69 +54,120 @@ from .metrics import METRICS
 def paper_adam(
     wd: float = 0.0,  # L2 penalty; the paper has none
 ) -> partial:  # For `Learner(opt_func=...)`
-    "torch's Adam as the paper sets it (§4.2), all parameters in one pass"
-    return partial(OptimWrapper, opt=torch.optim.Adam, betas=(0.9, 0.999), eps=1e-7, weight_decay=wd, fused=True)
+    "torch's Adam with the paper's settings (§4.2)"
+    adam = partial(OptimWrapper, opt=torch.optim.Adam, betas=(0.9, 0.999), eps=1e-7, weight_decay=wd)
+    return partial(adam, fused=True, foreach=False)  # not None: fastai's TensorBoard callback logs every setting
 
 
-def body_and_head(
-    model,  # A timm model
+# %% ../nbs/04d_learner.ipynb #273d453c
+def _body_and_head(
+    model: nn.Module,  # A timm model
 ) -> L:  # [parameters of the body, parameters of the classifier]
-    "Two parameter groups, so that a pretrained body can have a rate of its own or none"
+    "Two parameter groups; a `splitter` for `Learner`"
     head = params(model.get_classifier())
-    return L([p for p in params(model) if not any(p is o for o in head)], head)
+    body = [p for p in params(model) if not any(p is o for o in head)]
+    return L(body, head)
 
 
-# %% ../nbs/04d_learner.ipynb #875d0d15
-class QuickLearner(Learner):
-    "A `Learner` that calls, at each event, only the callbacks that listen to it"
+# %% ../nbs/04d_learner.ipynb #1b74f464
+def _find(
+    name: str,  # A key of `registry`, or 'package.module:name'
+    registry: Mapping,  # Name → object
+    what: str,  # 'metric' or 'callback', for the message
+):  # The object
+    "Look up a name; `ValueError` with the nearest or all known names if it cannot be found"
+    if name in registry:
+        return registry[name]
+    if ':' in name:
+        try:
+            return pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as e:
+            raise ValueError(f'{what} {name!r} cannot be imported: {e}') from e
+    near = difflib.get_close_matches(name, registry, n=1)
+    hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(registry)}, or give package.module:name'
+    raise ValueError(f'unknown {what} {name!r}; {hint}')
 
-    def _call_one(self, event_name):
-        for cb in self.cbs.sorted('order'):
-            if event_name == 'after_fit' or event_name in vars(cb) or hasattr(type(cb), event_name):
-                cb(event_name)  # after a fit all are switched on again
+
+# %% ../nbs/04d_learner.ipynb #a1ca22aa
+def _mean_over_labels(
+    by_label: Callable,  # (y_true, y_score), `(N,C)` each, to a number or to one per label
+    y_true: np.ndarray,  # (N,C) 0/1
+    y_score: np.ndarray,  # (N,C) probabilities
+) -> float:  # NaN if no label has a value
+    "Mean of the values that are defined"
+    return float(pd.Series(by_label(y_true, y_score)).mean())
+
+
+def _fastai_metric(
+    name: str,  # A name of `METRICS`, or package.module:function
+) -> AccumMetric:
+    "A metric for `Learner`, computed from the probabilities of all validation images"
+    found = _find(name, METRICS, 'metric')
+    by_label, shown = (found.by_label, found.macro_name) if name in METRICS else (found, found.__name__)
+    return AccumMetric(
+        partial(_mean_over_labels, by_label),
+        activation=ActivationType.Sigmoid,
+        flatten=False,
+        to_np=True,
+        invert_arg=True,
+        name=shown,
+    )
+
+
+# %% ../nbs/04d_learner.ipynb #514df057
+def _tensorboard(
+    folder: Path,  # The run's folder
+) -> Callback:
+    "fastai's `TensorBoardCallback`, which writes to `folder/tensorboard`"
+    try:
+        from fastai.callback.tensorboard import TensorBoardCallback
+    except ImportError as e:
+        raise ImportError("the callback 'tensorboard' needs a package: pip install 'cxrlt_nb[tensorboard]'") from e
+    return TensorBoardCallback(log_dir=folder / 'tensorboard', trace_model=False, log_preds=False)
+
+
+#: Callbacks by the name that the parameter `callbacks` uses. To add one, add an entry: a function of the run's folder.
+CALLBACKS: dict[str, Callable[[Path], Callback]] = {'tensorboard': _tensorboard}
+
+
+def make_callbacks(
+    names: Sequence[str],  # Names of `CALLBACKS`, or package.module:factory
+    folder: str | Path,  # The run's folder
+) -> list[Callback]:  # For `fit(cbs=...)`
+    "Callbacks by name; `ValueError` if a name is unknown"
+    factories = [_find(name, CALLBACKS, 'callback') for name in names]
+    return [factory(Path(folder)) for factory in factories]
 
 
 # %% ../nbs/04d_learner.ipynb #dfd811f0
-def _map(y_true, y_prob):
-    return float(METRICS['map'].by_label(y_true, y_prob).mean())
-
-
 def make_learner(
-    dls: DataLoaders,  # From `make_dls`
-    model,  # A timm model with one output a label
-    loss,  # A module with `activation`, e.g. `BinaryFocalLossFlat()`
-    wd: float = 0.0,  # See `paper_adam`
-    precision: str = 'fp32',  # "fp32", or "bf16" on a GPU
-) -> QuickLearner:
-    "A `Learner` with the paper's optimiser, channels-last memory, and the validation mAP as its metric"
+    dls: DataLoaders,  # fastai loaders of radiographs and findings
+    model: nn.Module,  # A timm model with one output per label
+    loss: nn.Module,  # A loss with `activation`, such as `BinaryFocalLossFlat()`
+    wd: float = 0.0,  # L2 penalty; the paper has none
+    precision: str = 'fp32',  # 'fp32', or 'bf16' on a GPU
+    metrics: Sequence[str] = ('map',),  # Names of `METRICS`, or package.module:function
+) -> Learner:
+    "A `Learner` with the paper's optimiser, two parameter groups, and metrics by name"
     if precision == 'bf16' and not torch.cuda.is_available():
-        raise ValueError("precision 'bf16' needs a GPU and there is none; 'fp32' is wanted")
-    metric = AccumMetric(
-        _map, activation=ActivationType.Sigmoid, flatten=False, to_np=True, invert_arg=True, name='mAP'
+        raise ValueError("precision 'bf16' needs a GPU, and there is none; use 'fp32'")
+    cbs = [ChannelsLast()]
+    if precision == 'bf16':
+        cbs.append(MixedPrecision(AMPMode.BF16))
+    return Learner(
+        dls,
+        model,
+        loss_func=loss,
+        opt_func=paper_adam(wd),
+        splitter=_body_and_head,
+        metrics=[_fastai_metric(name) for name in metrics],
+        cbs=cbs,
     )
-    cbs = [ChannelsLast()] + ([MixedPrecision(AMPMode.BF16)] if precision == 'bf16' else [])
-    return QuickLearner(
-        dls, model, loss_func=loss, opt_func=paper_adam(wd), splitter=body_and_head, metrics=metric, cbs=cbs
-    )
-
-
-# %% ../nbs/04d_learner.ipynb #b5d61788
-def keep_freed_memory() -> bool:  # Whether the C library has taken it; others than glibc do not
-    "Tell glibc not to return freed blocks to the system (mallopt's M_MMAP_MAX and M_TRIM_THRESHOLD)"
-    try:
-        libc = ctypes.CDLL('libc.so.6')
-    except OSError:
-        return False
-    return bool(libc.mallopt(-4, 0) and libc.mallopt(-1, 2**31 - 1))
-
-
-# %% ../nbs/04d_learner.ipynb #38322a02
-ProgressBar.update_every = 1.0  # seconds
 
 
 # %% ../nbs/04d_learner.ipynb #ff8bfa9c
-class SeedEpochs(Callback):
-    "Set every random state at the start of an epoch, from the seed and the epoch's number"
+class _SeedEpochs(Callback):
+    "Set every random state at the start of an epoch, from the seed and the number of the epoch"
 
     order = -20
 
@@ -128,216 +177,259 @@ class SeedEpochs(Callback):
     ):
         self.seed = seed
 
+    def _state(self, process):
+        return int(np.random.SeedSequence([self.seed, self.epoch, process]).generate_state(1)[0])
+
     def before_epoch(self):
-        state = lambda process: int(np.random.SeedSequence([self.seed, self.epoch, process]).generate_state(1)[0])
-        set_seed(state(rank_distrib()))
-        self.dls.train.rng = random.Random(state(0))
+        set_seed(self._state(rank_distrib()))
+        train = self.dls.train
+        loader = getattr(train, 'dl', train)  # fastai's `DistributedDL` wraps the loader that shuffles
+        loader.rng = random.Random(self._state(0))
 
 
 # %% ../nbs/04d_learner.ipynb #816ea4ee
 class Checkpoint(Callback):
-    "Keep a row of history and a checkpoint of each epoch in `folder`; go on from the last one"
+    "Save a checkpoint and a row of history after each epoch; resume from the last one"
 
-    order = 55
+    order = 55  # after fastai's `Recorder`, which computes the metrics
 
     def __init__(
         self,
-        folder: Path,  # The run's folder
-        say=print,  # Where a line an epoch goes
+        folder: str | Path,  # The run's folder
+        say: Callable = print,  # Called with one line per epoch
     ):
         self.file, self.table, self.say = Path(folder) / 'checkpoint.pt', Path(folder) / 'history.csv', say
 
     def saved(self) -> dict | None:
+        "The last checkpoint, if there is one"
         return torch.load(self.file, weights_only=True, map_location='cpu') if self.file.exists() else None
 
-    def done(self) -> int:
-        return (self.saved() or dict(epoch=-1))['epoch'] + 1  # epochs
+    def epochs_done(self) -> int:
+        "Number of epochs in the last checkpoint"
+        state = self.saved()
+        return state['epoch'] + 1 if state else 0
 
     def before_fit(self):
-        state = self.saved() or dict(history=[], epoch=-1)
-        self.history, self.first = state['history'], state['epoch'] + 1
-        if not self.first:
-            return
+        state = self.saved()
+        self.history, self.first = (state['history'], state['epoch'] + 1) if state else ([], 0)
+        if state:
+            self._restore(state)
+            self.say(f'resuming after epoch {self.first} of {self.n_epoch}')
+
+    def _restore(self, state):
         get_model(self.model).load_state_dict(state['model'])
         self.opt.load_state_dict(state['opt'])
-        self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = (
-            state['smooth_loss'][0],
-            torch.tensor(state['smooth_loss'][1]),
-        )
-        self.say(f'going on after epoch {self.first} of {self.n_epoch}')
+        smooth_loss = self.recorder.smooth_loss
+        smooth_loss.count, value = state['smooth_loss']
+        smooth_loss.val = torch.tensor(value)
 
     def before_train(self):
         self.start = time.perf_counter()
+        self.learn.train_iter = self.epoch * len(self.dls.train)  # a resumed log continues where it was
 
     def after_train(self):
-        self.rate = self.dls.train.bs * len(self.dls.train) * max(1, num_distrib()) / (time.perf_counter() - self.start)
-        if not math.isfinite(float(self.smooth_loss)):
+        images = self.dls.train.bs * len(self.dls.train) * max(1, num_distrib())
+        self.rate = images / (time.perf_counter() - self.start)
+        loss = float(self.smooth_loss)
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f'the loss is {float(self.smooth_loss)} in epoch {self.epoch + 1}: the training diverged; try a smaller lr'
+                f'the loss is {loss} in epoch {self.epoch + 1}: training diverged; try a smaller lr'
             )
 
     def after_epoch(self):
         if self.epoch < self.first or rank_distrib():
-            return  # the first of several processes writes for all
-        train_loss, valid_loss, mAP = (float(o) for o in self.recorder.final_record)
-        self.history.append(
-            dict(
-                epoch=self.epoch + 1,
-                train_loss=train_loss,
-                valid_loss=valid_loss,
-                mAP=mAP,
-                peak_memory=torch.cuda.max_memory_allocated(),
-                images_per_s=round(self.rate, 1),
-            )
+            return  # an epoch that was skipped; or not the first of several processes, which writes for all
+        self.history.append(self._row())
+        with write_atomically(self.file) as tmp:
+            torch.save(self._state(), tmp)
+        with write_atomically(self.table) as tmp:
+            pd.DataFrame(self.history).to_csv(tmp, index=False)
+        self.say(self._line())
+
+    def _values(self) -> dict:
+        "Losses and metrics of this epoch by name; fastai's names are 'epoch', losses, metrics, 'time'"
+        names = self.recorder.metric_names[1:-1]
+        return {name: float(value) for name, value in zip(names, self.learn.final_record)}
+
+    def _row(self) -> dict:
+        "This epoch's row of `history.csv`; `lr` is the classifier's at the last step, `peak_memory` in bytes"
+        return dict(
+            epoch=self.epoch + 1,
+            lr=float(self.recorder.lrs[-1]),
+            **self._values(),
+            peak_memory=torch.cuda.max_memory_allocated(),
+            images_per_s=round(self.rate, 1),
         )
+
+    def _state(self) -> dict:
         opt = self.opt.state_dict()
         for group in opt['param_groups']:
-            group['lr'] = float(group['lr'])  # a schedule leaves numpy's, which a safe load refuses
-        state = dict(
+            group['lr'] = float(group['lr'])  # a schedule leaves a NumPy number, which a safe load refuses
+        smooth_loss = self.recorder.smooth_loss
+        return dict(
             model=get_model(self.model).state_dict(),
             opt=opt,
             history=self.history,
             epoch=self.epoch,
-            smooth_loss=[self.recorder.smooth_loss.count, float(self.recorder.smooth_loss.val)],
+            smooth_loss=[smooth_loss.count, float(smooth_loss.val)],
         )
-        torch.save(state, self.file.with_suffix('.tmp'))
-        os.replace(self.file.with_suffix('.tmp'), self.file)
-        pd.DataFrame(self.history).to_csv(self.table.with_suffix('.tmp'), index=False)
-        os.replace(self.table.with_suffix('.tmp'), self.table)
-        self.say(
-            f'epoch {self.epoch + 1:2d}/{self.n_epoch}  train loss {train_loss:.4f}  valid loss {valid_loss:.4f}  valid mAP {mAP:.3f}  {self.rate:.0f} images/s'
-        )
+
+    def _line(self) -> str:
+        train_loss, valid_loss, *metrics = self._values().items()
+        losses = f'train loss {train_loss[1]:.4f}  valid loss {valid_loss[1]:.4f}'
+        scores = '  '.join(f'valid {name} {value:.3f}' for name, value in metrics)
+        return f'epoch {self.epoch + 1:2d}/{self.n_epoch}  {losses}  {scores}  {self.rate:.0f} images/s'
+
+
+# %% ../nbs/04d_learner.ipynb #c0def129
+class _Progress(Callback):
+    "Say how far an epoch is, once a minute"
+
+    def __init__(
+        self,
+        say: Callable = print,  # Called with one line
+        every: float = 60.0,  # Seconds between lines
+    ):
+        self.say, self.every = say, every
+
+    def before_train(self):
+        self.start = self.last = time.perf_counter()
+
+    def after_batch(self):
+        now = time.perf_counter()
+        if self.training and now - self.last >= self.every:
+            self.last = now
+            done = self.iter + 1
+            minutes = (now - self.start) * (self.n_iter - done) / done / 60
+            self.say(f'epoch {self.epoch + 1:2d}/{self.n_epoch}  step {done} of {self.n_iter}, {minutes:.0f} min left')
 
 
 # %% ../nbs/04d_learner.ipynb #0530e2d2
+def _one_cycle(
+    lrs: np.ndarray,  # Peak rate of each parameter group
+) -> ParamScheduler:
+    "Up in a quarter of the training, then down to nearly zero"
+    return ParamScheduler({'lr': combined_cos(0.25, lrs / 25, lrs, lrs / 1e5)})
+
+
 def fit(
     learn: Learner,  # From `make_learner`
-    folder: Path,  # The run's folder
-    epochs: int,  # Epochs in all, those done before a kill included
+    folder: str | Path,  # The run's folder
+    epochs: int,  # Epochs in all, those done before an interruption included
     lr: float,  # Learning rate; the peak of one cycle
-    schedule: str = 'constant',  # "constant" (§4.2) or "one_cycle"
+    schedule: str = 'constant',  # 'constant' (§4.2) or 'one_cycle'
     body_lr: float = 1.0,  # Rate of the body as a multiple of the classifier's; 0 freezes it
-    seed: int = 0,  # See `SeedEpochs`
-    say=print,  # Where a line an epoch goes
-) -> pd.DataFrame:  # One row an epoch
-    "Train, or go on with what `folder` holds"
-    keep = Checkpoint(folder, say)
-    lrs = np.array([lr * body_lr, lr])
-    sched = [ParamScheduler({'lr': combined_cos(0.25, lrs / 25, lrs, lrs / 1e5)})] if schedule == 'one_cycle' else []
+    seed: int = 0,  # Decides the order of images and all other random numbers of training
+    cbs: Sequence[Callback] = (),  # Further fastai callbacks
+    say: Callable = print,  # Called with one line per epoch
+) -> pd.DataFrame:  # One row per epoch: lr, losses, metrics, memory, speed
+    "Train, or resume what `folder` holds; the learner then has the weights of the last epoch"
+    checkpoint, lrs = Checkpoint(folder, say), np.array([lr * body_lr, lr])
+    callbacks = [_SeedEpochs(seed), _Progress(say), checkpoint, *cbs]
+    if schedule == 'one_cycle':
+        callbacks.append(_one_cycle(lrs))
     learn.create_opt()
     if body_lr == 0:
         learn.freeze()
-    done = keep.done()
-    with learn.no_mbar(), learn.no_logging():
-        if epochs > done:
-            learn.fit(epochs, lr=list(lrs), cbs=[SeedEpochs(seed), keep, *sched], start_epoch=done)
-    state = keep.saved()
+    done = checkpoint.epochs_done()
+    if epochs > done:
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(epochs, lr=list(lrs), cbs=callbacks, start_epoch=done)
+    state = checkpoint.saved()
     if state:
         learn.model.to(learn.dls.device).load_state_dict(state['model'])
-    return pd.DataFrame(
-        state['history'] if state else [],
-        columns=['epoch', 'train_loss', 'valid_loss', 'mAP', 'peak_memory', 'images_per_s'],
-    )
+    return pd.DataFrame(state['history'] if state else [])
 
 
-# %% ../nbs/04d_learner.ipynb #3ad3cd11
+# %% ../nbs/04d_learner.ipynb #32a
 def predict_rows(
     learn: Learner,  # A trained learner
-    rows,  # Rows of the table
-) -> np.ndarray:  # (N,C) float32 probabilities, in the order of `rows`
-    "The model's probabilities for some rows of its table"
+    df: pd.DataFrame,  # N rows with the columns that the learner's block reads
+) -> np.ndarray:  # (N,C) float32 probabilities, in the order of the rows
+    "Predicted probabilities of the images in some rows of a table"
     with learn.no_bar(), learn.no_logging():
-        probs, _ = learn.get_preds(dl=rows_dl(learn.dls, rows), reorder=False)
+        probs, _ = learn.get_preds(dl=rows_dl(learn.dls, df), reorder=False)
     return probs.numpy()
 
 
-# %% ../nbs/04d_learner.ipynb #8cf3fe99
-def predict_splits(
-    learn: Learner,  # A trained learner
-    at: dict,  # Rows of "train", "validation", "development" and "test"
-) -> dict:  # Split → (N,C) probabilities, for each split that is not learned from and not empty
-    "The model's probabilities for every row that it has not learned from"
-    return {k: predict_rows(learn, v) for k, v in at.items() if k != 'train' and len(v)}
-
-
-# %% ../nbs/04d_learner.ipynb #0f548067
-def evaluate(
-    y: pd.DataFrame,  # (N,C) 0/1 targets, a column a label
+# %% ../nbs/04d_learner.ipynb #37a
+def _evaluate(
+    y_true: pd.DataFrame,  # (N,C) 0/1 targets, one column per label
     probs: np.ndarray,  # (N,C) probabilities
-    patient_id,  # (N,) patients, the units of the bootstrap
+    patient_id: np.ndarray,  # (N,) patients, the units of the bootstrap
     seed: int = 0,  # Seed of permutations and replicates
-) -> dict:  # JSON-able: images, patients, map/mauc/mf1 with interval, chance level, table by label
-    "mAP, mAUC and mF1 (§4.3) with 95 % intervals over patients, beside what chance gets"
-    p = pd.DataFrame(probs, columns=y.columns, index=y.index)
-    intervals = bootstrap(y, p, patient_id, ['map', 'mauc', 'mf1'], seed=seed)
-    chance = chance_level(y, p, seed=seed)
-    by_label = beats_chance(y, p, chance=chance)
+) -> dict:  # JSON-able: counts, each metric with its interval, the chance level, a table by label
+    "The macro metrics (§4.3) with 95 % intervals over patients, beside the chance level"
+    y_prob = pd.DataFrame(probs, columns=y_true.columns, index=y_true.index)
+    intervals = bootstrap(y_true, y_prob, patient_id, list(METRICS), seed=seed)
+    chance = chance_level(y_true, y_prob, seed=seed)
+    by_label = beats_chance(y_true, y_prob, chance=chance)
+    counts = dict(images=len(y_true), patients=int(pd.Series(patient_id).nunique()), labels=y_true.shape[1])
+    values = {name: {k: float(row[k]) for k in ('value', 'low', 'high')} for name, row in intervals.iterrows()}
+    above_chance = dict(
+        level=float(chance.level),
+        p95=float(chance.p95),
+        times=float(intervals.value['map'] / chance.level),
+        labels_above=int(by_label.above.sum()),
+    )
     return dict(
-        images=len(y),
-        patients=int(pd.Series(patient_id).nunique()),
-        labels=y.shape[1],
+        **counts,
         scored_labels=int((by_label.n_pos > 0).sum()),
-        **{m: {k: float(r[k]) for k in ('value', 'low', 'high')} for m, r in intervals.iterrows()},
-        chance=dict(
-            level=float(chance.level),
-            p95=float(chance.p95),
-            times=float(intervals.value['map'] / chance.level),
-            labels_above=int(by_label.above.sum()),
-        ),
+        **values,
+        chance=above_chance,
         by_label=json.loads(by_label.to_json(orient='index')),
     )
 
 
-# %% ../nbs/04d_learner.ipynb #6f033d16
+# %% ../nbs/04d_learner.ipynb #43a
+def score_splits(
+    probs: Mapping[str, np.ndarray],  # Split → (N,C) probabilities, from `predict_rows`
+    tables: Mapping[str, pd.DataFrame],  # Split → its N rows, with patient_id and the label columns
+    labels: Sequence[str],  # The C label columns; NaN where labels are withheld
+) -> dict:  # Split, or "held out" (development and test together) → scores; JSON-able
+    "Score the predictions of each split that has labels"
+    parts = {split: [split] for split in probs}
+    parts['held out'] = [split for split in ('development', 'test') if split in probs]
+    scores = {}
+    for name, splits in parts.items():
+        if not splits:
+            continue
+        rows = pd.concat([tables[split] for split in splits], ignore_index=True)
+        if len(rows) and rows[labels].notna().all(axis=None):
+            y_prob = np.concatenate([probs[split] for split in splits])
+            scores[name] = _evaluate(rows[labels].astype(int), y_prob, rows.patient_id.to_numpy())
+    return scores
+
+
+# %% ../nbs/04d_learner.ipynb #40a
 def score_summary(
-    scores: dict,  # From `evaluate`
-) -> str:
-    "One line on how far a result lies from chance"
-    g, m = scores['chance'], scores['map']
+    scores: Mapping,  # The scores of one split, from `score_splits`
+) -> str:  # One sentence
+    "How far a result lies above chance"
+    mAP, chance = scores['map'], scores['chance']
     return (
-        f'mAP {m["value"]:.3f} [{m["low"]:.3f}, {m["high"]:.3f}] on {scores["images"]} images: {g["times"]:.2f} times the chance level of {g["level"]:.3f} '
-        f'(its 95th percentile is {g["p95"]:.3f}); {g["labels_above"]} of {scores["labels"]} labels above their own 95th percentile'
+        f'mAP {mAP["value"]:.3f} [{mAP["low"]:.3f}, {mAP["high"]:.3f}] on {scores["images"]} images: '
+        f'{chance["times"]:.2f} times the chance level of {chance["level"]:.3f} '
+        f'(95th percentile of chance: {chance["p95"]:.3f}); '
+        f'{chance["labels_above"]} of {scores["labels"]} labels above their 95th percentile of chance'
     )
 
 
-# %% ../nbs/04d_learner.ipynb #c9a2f7ad
-def score_splits(
-    probs: dict,  # From `predict_splits`
-    at: dict,  # Rows of each split
-    targets: np.ndarray,  # (N,C) 0/1 of all rows, NaN where labels are withheld
-    labels: list[str],  # Names of the C labels
-    patient_id: np.ndarray,  # (N,) patients of all rows
-) -> dict:  # Split, or "held out" (development and test together) → `evaluate`; splits without labels are left out
-    "What predictions are worth, split by split"
-    parts = {k: [k] for k in probs} | {'held out': [k for k in ('development', 'test') if k in probs]}
-    rows = {k: np.concatenate([at[o] for o in v]) for k, v in parts.items() if v}
-    return {
-        k: evaluate(
-            pd.DataFrame(targets[r].astype(int), columns=labels),
-            np.concatenate([probs[o] for o in parts[k]]),
-            patient_id[r],
-        )
-        for k, r in rows.items()
-        if not np.isnan(targets[r]).any()
-    }
+# %% ../nbs/04d_learner.ipynb #45a
+def _interval_text(
+    interval: Mapping,  # value, low, high
+) -> str:  # Such as '0.388 [0.377, 0.411]'
+    "A value and its interval"
+    return f'{interval["value"]:.3f} [{interval["low"]:.3f}, {interval["high"]:.3f}]'
 
 
-# %% ../nbs/04d_learner.ipynb #f6fb86ce
 def score_table(
-    scores: dict,  # From `score_splits`
-) -> pd.DataFrame:  # One row a split: images, patients, each metric with its interval, the chance level
+    scores: Mapping,  # From `score_splits`
+) -> pd.DataFrame:  # One row per split: images, patients, each metric with its interval, the chance level
     "The scores as a table"
-    text = lambda o: f'{o["value"]:.3f} [{o["low"]:.3f}, {o["high"]:.3f}]'
-    return pd.DataFrame(
-        {
-            k: dict(
-                images=v['images'],
-                patients=v['patients'],
-                mAP=text(v['map']),
-                mAUC=text(v['mauc']),
-                mF1=text(v['mf1']),
-                chance=f'{v["chance"]["level"]:.3f}',
-            )
-            for k, v in scores.items()
-        }
-    ).T
+    rows = {}
+    for split, values in scores.items():
+        metrics = {o.macro_name: _interval_text(values[name]) for name, o in METRICS.items() if name in values}
+        counts = dict(images=values['images'], patients=values['patients'])
+        rows[split] = counts | metrics | dict(chance=f'{values["chance"]["level"]:.3f}')
+    return pd.DataFrame(rows).T

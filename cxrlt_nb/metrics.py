@@ -42,7 +42,7 @@ def tiers(
     head: int = 38_574,  # Labels with at least this many training positives are head
     tail: int = 3_499,  # Labels with at most this many are tail
 ) -> pd.Series:  # "head", "medium" or "tail" by label
-    "Tier of each label by its training positives. The default cut-offs are the winning entry's; `ValueError` names labels without a count"
+    "Tier of each label by its training positives, by the winning entry's cut-offs; `ValueError` for unknown labels"
     if tail >= head:
         raise ValueError(f'tail={tail} must be smaller than head={head}')
     if not isinstance(labels, (dict, pd.Series)):
@@ -59,7 +59,8 @@ def _check_names(y, s):
     "`ValueError` if two frames differ in their labels or in their row index"
     if list(y.columns) != list(s.columns):
         raise ValueError(
-            f'y_true has labels {list(y.columns)}, y_score has {list(s.columns)}; they must be the same, in the same order'
+            f'y_true has labels {list(y.columns)}, y_score has {list(s.columns)}; '
+            'they must be the same, in the same order'
         )
     if not y.index.equals(s.index):
         raise ValueError('y_true and y_score have different row indexes; align them, or pass arrays in one order')
@@ -314,7 +315,7 @@ def focal_posterior(
     alpha: float = 0.25,  # Weight of a positive, 1−alpha that of a negative; None if the loss does not balance
     label_smoothing: float = 0.01,  # Smoothing ε of the loss: targets ε/2 and 1−ε/2
 ):  # Probabilities of the finding, same shape
-    "Probability for which `p` minimises the expected binary focal loss, q = −B′/(A′−B′), clipped to [0,1]; inverts §3.4"
+    "Probability for which `p` minimises the expected focal loss, q = −B′/(A′−B′), clipped to [0,1]; inverts §3.4"
     p = p.astype('float64') if hasattr(p, 'astype') else np.float64(p)
     if not np.all((p >= 0) & (p <= 1)):
         raise ValueError('focal_posterior needs outputs in [0,1], none missing')

@@ -329,7 +329,7 @@ def rename_by_order(
     weights: str | Path | Mapping[str, Tensor],  # Of another port of the same architecture: a file, or name → tensor
     model: nn.Module,  # The timm model with the port's input channels and classes
 ) -> dict[str, Tensor]:  # The same tensors under the model's names, contiguous (safetensors needs that)
-    "Pair tensors by their order; `ValueError` at the first pair that differs in shape or kind, or if the numbers differ"
+    "Pair tensors by their order; `ValueError` at the first pair that differs in shape or kind, or if one has more"
     state = weights if isinstance(weights, Mapping) else _read_state(weights)
     has_counters = any(name.endswith('num_batches_tracked') for name in state)
     own = {k: v for k, v in model.state_dict().items() if has_counters or not k.endswith('num_batches_tracked')}

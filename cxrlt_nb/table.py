@@ -1,4 +1,4 @@
-"""One pandas frame, one row an image: everything downstream sees only this
+"""One data frame with one row per image: everything else in this library starts from it
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/table.html.md"""
 
@@ -6,21 +6,20 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/table.html.md"""
 
 # %% auto #0
 __all__ = [
-    'LABELS',
-    'SPLITS',
-    'KEYS',
     'TRAIN_IMAGES',
     'TRAIN_POSITIVES',
+    'LABELS',
     'ADDED',
-    'table_schema',
+    'SPLITS',
+    'KEYS',
     'check_table',
     'StudyTable',
-    'fingerprint',
     'table1',
+    'fingerprint',
     'verify',
 ]
 
-# %% ../nbs/00_table.ipynb #805c4f3d
+# %% ../nbs/00_table.ipynb #45742814
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,79 +28,45 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from fastcore.basics import patch
 
-# %% ../nbs/00_table.ipynb #6e2b074a
-#: The 26 findings of CXR-LT 2023 (§4.1), in the order of the release.
-LABELS = [
-    'Atelectasis',
-    'Calcification of the Aorta',
-    'Cardiomegaly',
-    'Consolidation',
-    'Edema',
-    'Emphysema',
-    'Enlarged Cardiomediastinum',
-    'Fibrosis',
-    'Fracture',
-    'Hernia',
-    'Infiltration',
-    'Lung Lesion',
-    'Lung Opacity',
-    'Mass',
-    'No Finding',
-    'Nodule',
-    'Pleural Effusion',
-    'Pleural Other',
-    'Pleural Thickening',
-    'Pneumomediastinum',
-    'Pneumonia',
-    'Pneumoperitoneum',
-    'Pneumothorax',
-    'Subcutaneous Emphysema',
-    'Support Devices',
-    'Tortuous Aorta',
-]
-#: The phases of the challenge (Table 1).
-SPLITS = ['train', 'development', 'test']
-#: What a study table says of an image beside its labels.
-KEYS = ['path', 'image_id', 'study_id', 'patient_id', 'view', 'width', 'height', 'split', 'sex', 'age']
-
-# %% ../nbs/00_table.ipynb #41adc892
-#: Images of the 2023 training set (Table 1), and how many are positive for each finding.
+# %% ../nbs/00_table.ipynb #0cd7e6ae
+#: Images in the training set of CXR-LT 2023 (Table 1).
 TRAIN_IMAGES = 264_849
-TRAIN_POSITIVES = dict(
-    zip(
-        LABELS,
-        [
-            67597,
-            4361,
-            76900,
-            16038,
-            38574,
-            4255,
-            30119,
-            1158,
-            11883,
-            4049,
-            10218,
-            2533,
-            79931,
-            5529,
-            41869,
-            7663,
-            69240,
-            675,
-            3369,
-            788,
-            48093,
-            543,
-            14983,
-            2453,
-            89140,
-            3499,
-        ],
-    )
-)
-#: The 12 findings that the challenge added to MIMIC-CXR-JPG (yellow bars of Figure 5).
+#: Label → its positive images in the training set.
+TRAIN_POSITIVES = {
+    'Atelectasis': 67_597,
+    'Calcification of the Aorta': 4_361,
+    'Cardiomegaly': 76_900,
+    'Consolidation': 16_038,
+    'Edema': 38_574,
+    'Emphysema': 4_255,
+    'Enlarged Cardiomediastinum': 30_119,
+    'Fibrosis': 1_158,
+    'Fracture': 11_883,
+    'Hernia': 4_049,
+    'Infiltration': 10_218,
+    'Lung Lesion': 2_533,
+    'Lung Opacity': 79_931,
+    'Mass': 5_529,
+    'No Finding': 41_869,
+    'Nodule': 7_663,
+    'Pleural Effusion': 69_240,
+    'Pleural Other': 675,
+    'Pleural Thickening': 3_369,
+    'Pneumomediastinum': 788,
+    'Pneumonia': 48_093,
+    'Pneumoperitoneum': 543,
+    'Pneumothorax': 14_983,
+    'Subcutaneous Emphysema': 2_453,
+    'Support Devices': 89_140,
+    'Tortuous Aorta': 3_499,
+}
+#: The 26 labels of CXR-LT 2023 (§4.1), in the order of the release.
+LABELS = list(TRAIN_POSITIVES)
+
+# %% ../nbs/00_table.ipynb #a414937b
+#: The 12 labels that the challenge added to MIMIC-CXR-JPG (yellow bars of Figure 5).
 ADDED = [
     'Calcification of the Aorta',
     'Emphysema',
@@ -116,185 +81,210 @@ ADDED = [
     'Subcutaneous Emphysema',
     'Tortuous Aorta',
 ]
+#: The splits of the challenge (Table 1).
+SPLITS = ['train', 'development', 'test']
+#: The columns of a study table before its labels.
+KEYS = ['path', 'image_id', 'study_id', 'patient_id', 'view', 'width', 'height', 'split', 'sex', 'age']
 
 
-# %% ../nbs/00_table.ipynb #1dd23e1f
-def table_schema(
+# %% ../nbs/00_table.ipynb #2f7d37c4
+def _text(**kwargs) -> pa.Column:
+    return pa.Column('str', pa.Check.str_length(min_value=1), **kwargs)
+
+
+def _number(dtype: str, check: pa.Check) -> pa.Column:
+    return pa.Column(dtype, check, nullable=True, coerce=True)
+
+
+def _table_schema(
     labels: Sequence[str],  # Names of the label columns
 ) -> pa.DataFrameSchema:
-    "The schema of a study table with these `labels`: a column each of `KEYS`, then one nullable 0/1 column a label"
-    text = lambda **kw: pa.Column('str', pa.Check.str_length(min_value=1), **kw)
-    size = lambda: pa.Column('Int32', pa.Check.gt(0), nullable=True, coerce=True)
-    return pa.DataFrameSchema(
-        {
-            'path': text(nullable=True),
-            'image_id': text(unique=True, report_duplicates='exclude_first'),
-            'study_id': text(),
-            'patient_id': text(),
-            'view': text(nullable=True),
-            'width': size(),
-            'height': size(),
-            'split': pa.Column('str', pa.Check.isin(SPLITS)),
-            'sex': text(nullable=True, coerce=True),
-            'age': pa.Column('Float32', pa.Check.ge(0), nullable=True, coerce=True),
-            **{o: pa.Column('Int8', pa.Check.isin([0, 1]), nullable=True, coerce=True) for o in labels},
-        }
-    )
+    "The columns `KEYS`, and one nullable 0/1 column per label"
+    columns = {
+        'path': _text(nullable=True),
+        'image_id': _text(unique=True, report_duplicates='exclude_first'),
+        'study_id': _text(),
+        'patient_id': _text(),
+        'view': _text(nullable=True),
+        'width': _number('Int32', pa.Check.gt(0)),
+        'height': _number('Int32', pa.Check.gt(0)),
+        'split': pa.Column('str', pa.Check.isin(SPLITS)),
+        'sex': _text(nullable=True, coerce=True),
+        'age': _number('Float32', pa.Check.ge(0)),
+    }
+    return pa.DataFrameSchema(columns | {o: _number('Int8', pa.Check.isin([0, 1])) for o in labels})
 
 
-# %% ../nbs/00_table.ipynb #0b782daf
-_WANTED = {
-    'field_uniqueness': 'every image id stands once',
-    'not_nullable': 'a value is needed',
-    'str_length(1, None)': 'a value is needed',
-    f'isin({SPLITS})': f'a split is one of {", ".join(SPLITS)}',
-    'greater_than(0)': 'a size in pixels is positive',
+# %% ../nbs/00_table.ipynb #fdcb9987
+_ALLOWED = {
+    'field_uniqueness': 'every image id must be unique',
+    'not_nullable': 'a value is required',
+    'str_length(1, None)': 'a value is required',
+    f'isin({SPLITS})': f'a split must be one of {", ".join(SPLITS)}',
+    'greater_than(0)': 'a size in pixels must be positive',
+    'greater_than_or_equal_to(0)': 'an age must not be negative',
 }
 
 
-def _row(
+def _name_row(
     i,  # Index label of a row: a number, or (file, row)
 ) -> str:
-    "How a message names the row `i`"
+    "How a message names a row"
     return f'{i[0]}, row {i[1]}' if isinstance(i, tuple) else f'row {i}'
 
 
-def _plain(
-    v,  # A cell of a table
+def _show_value(
+    value,  # A cell of a table
 ) -> str:
-    "How a message shows the value `v`"
-    return 'no value' if pd.isna(v) else repr(getattr(v, 'item', lambda: v)())
+    "How a message shows a value"
+    if pd.isna(value):
+        return 'no value'
+    return repr(value.item() if hasattr(value, 'item') else value)
 
 
-def _complain(
-    cases: pd.DataFrame,  # pandera's failure cases
-    df: pd.DataFrame,  # The frame that failed, its index naming file and row
+# %% ../nbs/00_table.ipynb #f15b18db
+def _message(
+    failures: pd.DataFrame,  # pandera's failure cases
+    df: pd.DataFrame,  # The data frame that failed; its index names files and rows
 ) -> str:
-    "One sentence on the first failure, and how many others there are"
-    c, more = cases.iloc[0], f' ({len(cases) - 1} more like it)' if len(cases) > 1 else ''
-    if c.check == 'column_in_dataframe':
-        return f'column {c.failure_case!r} is missing; found {", ".join(map(str, df))}'
-    if pd.isna(c['index']):
-        return f'column {c.column!r}: found {c.failure_case!r}; {c.check} is wanted'
-    wanted, i = _WANTED.get(c.check, c.check) if c.column in KEYS else 'a label is 0 or 1', int(c['index'])
-    return f'{_row(df.index[i])}, column {c.column!r}: found {_plain(df[c.column].iloc[i])}; {wanted}{more}'
+    "One sentence on the first failure, and the number of others"
+    first = failures.iloc[0]
+    if first.check == 'column_in_dataframe':
+        return f'column {first.failure_case!r} is missing; found {", ".join(map(str, df))}'
+    if pd.isna(first['index']):
+        return f'column {first.column!r}: found {first.failure_case!r}; must be {first.check}'
+    allowed = _ALLOWED.get(first.check, first.check) if first.column in KEYS else 'a label must be 0 or 1'
+    row = int(first['index'])
+    found = _show_value(df[first.column].iloc[row])
+    others = f' ({len(failures) - 1} more like it)' if len(failures) > 1 else ''
+    return f'{_name_row(df.index[row])}, column {first.column!r}: found {found}; {allowed}{others}'
 
 
-# %% ../nbs/00_table.ipynb #2c4694be
+# %% ../nbs/00_table.ipynb #6a12b9c1
 def _check_hierarchy(
-    df: pd.DataFrame,  # A frame that has passed `table_schema`
+    df: pd.DataFrame,  # A data frame that has passed `_table_schema`
     labels: Sequence[str],  # Names of the label columns
 ):
-    "Raise `ValueError` where images of one study differ in a label or in their patient (§4.1)"
+    "`ValueError` if the images of one study differ in a label or in their patient (§4.1)"
     studies = pd.factorize(df.study_id)[0]
     _, first = np.unique(studies, return_index=True)
-    for col in ['patient_id', *labels]:
-        values = pd.factorize(df[col])[0]
-        if (bad := np.flatnonzero(values != values[first][studies])).size:
-            i, j = first[studies[bad[0]]], bad[0]
+    for column in ['patient_id', *labels]:
+        values = pd.factorize(df[column])[0]
+        different = np.flatnonzero(values != values[first][studies])
+        if different.size:
+            row = different[0]
+            other = first[studies[row]]
+            found, expected = (_show_value(df[column].iloc[o]) for o in (row, other))
             raise ValueError(
-                f'{_row(df.index[j])}, column {col!r}: found {_plain(df[col].iloc[j])}, but {_row(df.index[i])} of the same study '
-                f'{df.study_id.iloc[j]!r} has {_plain(df[col].iloc[i])}; all images of a study share its labels and its patient'
+                f'{_name_row(df.index[row])}, column {column!r}: found {found}, but {_name_row(df.index[other])} '
+                f'of the same study {df.study_id.iloc[row]!r} has {expected}; all images of a study share them'
             )
 
 
+# %% ../nbs/00_table.ipynb #11495c21
 def _check_labelled(
-    df: pd.DataFrame,  # A frame that has passed `table_schema`
+    df: pd.DataFrame,  # A data frame that has passed `_table_schema`
     labels: Sequence[str],  # Names of the label columns
 ):
-    "Raise `ValueError` where a split has a label for some of its rows only"
-    known = df[list(labels)].notna().groupby(df.split.to_numpy()).mean()
-    for split, row in known.iterrows():
-        if len(part := row[(row > 0) & (row < 1)]):
-            i = df.index[((df.split == split) & df[part.index[0]].isna()).to_numpy()][0]
+    "`ValueError` if a split has a label for only some of its rows"
+    for split, rows in df[list(labels)].groupby(df.split.to_numpy()):
+        missing = rows.isna()
+        partly = missing.columns[missing.any() & ~missing.all()]
+        if len(partly):
+            row = missing.index[missing[partly[0]].to_numpy().argmax()]
             raise ValueError(
-                f'{_row(i)}, column {part.index[0]!r}: found no value; a label is 0 or 1, or absent from the whole split'
+                f'{_name_row(row)}, column {partly[0]!r}: found no value; '
+                f'a label must be 0 or 1, or missing for the whole split {split!r}'
             )
 
 
-# %% ../nbs/00_table.ipynb #8438572e
+# %% ../nbs/00_table.ipynb #6c85d9a3
 def check_table(
     df: pd.DataFrame,  # Candidate study table
     labels: Sequence[str],  # Names of the label columns
     where: str = 'table',  # What a message calls this table, e.g. its folder
-) -> pd.DataFrame:  # The same rows with the schema's dtypes and a plain index
-    "Validate a study table, or raise one `ValueError` that names row, column, what was found and what is wanted"
+) -> pd.DataFrame:  # The same rows with the dtypes of the schema and a plain index
+    "Validate a study table; one `ValueError` names row, column, what was found and what is allowed"
     if not len(df):
-        raise ValueError(f'{where}: the table is empty; at least one image is needed')
+        raise ValueError(f'{where}: the table is empty; give at least one image')
     if missing := [o for o in labels if o not in df]:
-        raise ValueError(
-            f'{where}: unknown label {missing[0]!r}; the table has {", ".join(o for o in df if o not in KEYS) or "no labels"}'
-        )
+        known = ', '.join(o for o in df if o not in KEYS) or 'no labels'
+        raise ValueError(f'{where}: unknown label {missing[0]!r}; the table has {known}')
     try:
-        index, df = df.index, table_schema(labels).validate(df.reset_index(drop=True), lazy=True)
-        df.index = index
-        _check_hierarchy(df, labels)
-        _check_labelled(df, labels)
+        checked = _table_schema(labels).validate(df.reset_index(drop=True), lazy=True)
+        checked.index = df.index
+        _check_hierarchy(checked, labels)
+        _check_labelled(checked, labels)
     except pa.errors.SchemaErrors as e:
-        raise ValueError(f'{where}: {_complain(e.failure_cases, df)}') from None
+        raise ValueError(f'{where}: {_message(e.failure_cases, df)}') from None
     except ValueError as e:
         raise ValueError(f'{where}: {e}') from None
-    return df[KEYS + list(labels)].reset_index(drop=True)
+    return checked[KEYS + list(labels)].reset_index(drop=True)
 
 
-# %% ../nbs/00_table.ipynb #5eeb9c9d
+# %% ../nbs/00_table.ipynb #8bb13eba
 @dataclass(frozen=True)
 class StudyTable:
-    "A study table, its label names, and where it came from"
+    "A study table, its labels, and where it came from"
 
-    df: pd.DataFrame  # One row an image, see `check_table`
+    df: pd.DataFrame  # One row per image, see `check_table`
     labels: list[str]  # Names of the label columns
     source: str  # "phantom", "nih" or "cxrlt"
-    root: Path | None = None  # Folder of the release; none for a table without images
+    root: Path | None = None  # Folder of the release; None for a table without images
     credentialed: bool = True  # Whether a data-use agreement forbids showing its rows and images
-    splits: str = 'release'  # Who made the splits: the release, or a rule of ours
-    notes: dict = field(default_factory=dict)  # What else the reader found worth recording
+    splits: str = 'release'  # Who made the splits: the release, or a rule of this library
+    notes: dict = field(default_factory=dict)  # Anything else that the reader wants to record
+
+    @property
+    def fingerprint(self) -> str:
+        "A hash of ids, views, splits and labels: 16 hexadecimal digits"
+        df = self.df.sort_values('image_id')
+        ids = df[['image_id', 'study_id', 'patient_id', 'view', 'split']].astype('str')
+        rows = pd.util.hash_pandas_object(ids, index=False).to_numpy()
+        targets = df[self.labels].fillna(-1).to_numpy('int8')
+        return hashlib.sha256(rows.tobytes() + targets.tobytes() + '|'.join(self.labels).encode()).hexdigest()[:16]
 
     def record(self) -> dict:
-        "What a run's record says of its data: no identifier, only counts"
+        "What a run records about its data: counts, but no ids"
         return dict(
             source=self.source,
             credentialed=self.credentialed,
             splits=self.splits,
-            fingerprint=fingerprint(self.df, self.labels),
+            fingerprint=self.fingerprint,
             images=len(self.df),
             labels=self.labels,
             **self.notes,
         )
 
 
-# %% ../nbs/00_table.ipynb #3a39161d
-def fingerprint(
-    df: pd.DataFrame,  # Study table
-    labels: Sequence[str],  # Names of the label columns
-) -> str:  # 16 hexadecimal digits
-    "A hash of ids, splits and labels, whatever the order of the rows and wherever the files lie"
-    df = df.sort_values('image_id')
-    rows = pd.util.hash_pandas_object(
-        df[['image_id', 'study_id', 'patient_id', 'view', 'split']].astype('str'), index=False
-    )
-    targets = df[list(labels)].fillna(-1).to_numpy('int8')
-    return hashlib.sha256(rows.to_numpy().tobytes() + targets.tobytes() + '|'.join(labels).encode()).hexdigest()[:16]
-
-
-# %% ../nbs/00_table.ipynb #14787d4a
+# %% ../nbs/00_table.ipynb #053c624d
 def table1(
     df: pd.DataFrame,  # Study table
-) -> pd.DataFrame:  # One row a split: images, studies, patients and the share of all images
-    "Table 1 of the paper, computed"
-    t = df.groupby('split', sort=False).agg(
+) -> pd.DataFrame:  # One row per split: images, studies, patients, and the share of all images
+    "Table 1 of the paper, for `df`"
+    counts = df.groupby('split', sort=False).agg(
         images=('image_id', 'size'), studies=('study_id', 'nunique'), patients=('patient_id', 'nunique')
     )
-    return t.reindex([o for o in SPLITS if o in t.index]).assign(share=lambda o: (o.images / o.images.sum()).round(3))
+    counts['share'] = (counts.images / counts.images.sum()).round(3)
+    return counts.reindex([o for o in SPLITS if o in counts.index])
 
 
-# %% ../nbs/00_table.ipynb #2f321f90
-def verify(
-    df: pd.DataFrame,  # Study table
-):
-    "Raise `FileNotFoundError` with the count and the first five of the images that are listed but not on disk"
-    gone = [o for o in df.path if not (isinstance(o, str) and Path(o).is_file())]
-    if gone:
-        raise FileNotFoundError(
-            f'{len(gone)} of {len(df)} listed images are not on disk; the first: {", ".join(map(str, gone[:5]))}'
-        )
+# %% ../nbs/00_table.ipynb #4b17b1e7
+@patch
+def verify(self: StudyTable):
+    "`FileNotFoundError` with the number and the first five of the images that are listed but not on disk"
+    paths = self.df.path
+    missing = [o for o in paths if not (isinstance(o, str) and Path(o).is_file())]
+    if missing:
+        first = ', '.join(map(str, missing[:5]))
+        raise FileNotFoundError(f'{len(missing)} of {len(paths)} listed images are not on disk; the first: {first}')
+
+
+# %% ../nbs/00_table.ipynb #0aac8ba9
+# Old names, until every notebook has the new ones
+def fingerprint(df, labels):
+    return StudyTable(df, list(labels), '').fingerprint
+
+
+def verify(df):
+    StudyTable(df, [], '').verify()

@@ -46,7 +46,7 @@ def text_pages():
 
 
 def page_name(path):
-    "The name of a page on the site: `phantom/00_draw.ipynb` becomes `phantom/draw.ipynb`"
+    "The name of a page on the site: `phantom/00_canvas.ipynb` becomes `phantom/canvas.ipynb`"
     path = Path(path)
     return nbpath2html(path).with_suffix(path.suffix).as_posix()
 
@@ -94,7 +94,7 @@ def constant_entry(mod, name, line, source):
     first, *rest = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False).split('\n')
     shown = [first, *(' ' * (len(name) + 3) + o for o in rest[: MAX_CONSTANT_LINES - 1])]
     if len(rest) >= MAX_CONSTANT_LINES:
-        shown.append('…')
+        shown.append('# …')
     text = heading(name, mod.__file__, line, 3) + f'```python\n{name} = {chr(10).join(shown)}\n```'
     return text + (f'\n\n*{" ".join(comment)}*' if comment else '')
 

@@ -183,7 +183,7 @@ def test_links_and_anchors():
 def test_a_broken_link_is_found():
     "The check above must be able to fail"
     assert link_fault('index.html', 'no_such_page.html') and link_fault('index.html', 'losses.html#no-such-anchor')
-    assert not link_fault('phantom/draw.html', '../losses.html') and not link_fault('phantom/draw.html', '../')
+    assert not link_fault('phantom/canvas.html', '../losses.html') and not link_fault('phantom/canvas.html', '../')
 
 
 def test_every_public_name_has_an_entry():
@@ -286,7 +286,7 @@ def test_sidebar_on_a_phone(base, views):
 
 def test_sidebar_leads_from_one_folder_to_another(base, views):
     tab, _ = views['desktop-light']
-    visit(tab, f'{base}phantom/draw.html')
+    visit(tab, f'{base}phantom/canvas.html')
     link = tab.locator('#quarto-sidebar a[href="../study/report.html"]')
     if not link.is_visible():
         tab.locator('#quarto-sidebar').get_by_text('Study machinery').click()

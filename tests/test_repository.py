@@ -61,7 +61,7 @@ def run(*command, cwd=ROOT):
 
 
 def name_of(module):
-    "`cxrlt_nb/phantom/draw.py` is called `phantom.draw`"
+    "`cxrlt_nb/phantom/canvas.py` is called `phantom.canvas`"
     return '.'.join(module.relative_to(ROOT / 'cxrlt_nb').with_suffix('').parts)
 
 

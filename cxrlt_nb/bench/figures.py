@@ -1,4 +1,4 @@
-"""Measure speed as ratios to known alternatives, store the figures in one file, and compare them with the committed ones
+"""Measure speed as ratios to known alternatives, store the figures, and compare them with the committed ones
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/bench/figures.html.md"""
 
@@ -22,7 +22,7 @@ from ..files import read_json, write_json
 from ..runs import environment
 
 
-# %% ../../nbs/bench/00_figures.ipynb #5cf15265
+# %% ../../nbs/bench/00_figures.ipynb #854d8ee3
 def _seconds(program):
     "Seconds of one call, with the work on a GPU finished"
     if torch.cuda.is_available():
@@ -59,7 +59,7 @@ _SHARE = _Figure('lower', 0.05, stable=False)
 _SPEED = _Figure('higher', stable=False)
 _SECONDS = _Figure('lower', stable=False)
 
-# %% ../../nbs/bench/00_figures.ipynb #19eea687
+# %% ../../nbs/bench/00_figures.ipynb #2efe6c7b
 #: Every figure that the benchmarks measure. `a / b` is the speed of a divided by the speed of b.
 FIGURES = {
     'loader at 224 px / fastest stock fastai': _Figure('higher', 20),
@@ -95,7 +95,7 @@ FIGURES = {
 }
 
 
-# %% ../../nbs/bench/00_figures.ipynb #eb33ad88
+# %% ../../nbs/bench/00_figures.ipynb #efa53231
 def _reaches(value, figure):
     if figure.target is None:
         return True
@@ -157,7 +157,7 @@ def compare_figures(
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('figure')
 
 
-# %% ../../nbs/bench/00_figures.ipynb #b779f596
+# %% ../../nbs/bench/00_figures.ipynb #8c661e6c
 @call_parse
 def _main(
     now: Path,  # File by `save_figures`

@@ -7,16 +7,17 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/phantom/anatomy.html.md"""
 # %% auto #0
 __all__ = ['VIEWS', 'Chest', 'make_chest', 'paint_chest']
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #e8cac0e5
+# %% ../../nbs/phantom/01_anatomy.ipynb #976177c1
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 
-from .draw import Canvas, Ellipse, Lung, soft_step
+from .canvas import Canvas, Ellipse, Lung, soft_step
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #b180262f
+# %% ../../nbs/phantom/01_anatomy.ipynb #e297afbf
 @dataclass
 class Chest:
     "Landmarks of one chest in one view, in unit coordinates; findings may change them before the chest is painted"
@@ -57,7 +58,7 @@ class Chest:
         return first + spacing * k + curve
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #fd1ff3b8
+# %% ../../nbs/phantom/01_anatomy.ipynb #243c5c59
 _TRAITS = dict(  # Mean and standard deviation over patients, unit coordinates
     wide=(1, 0.05),  # Factor on the width of the chest
     tall=(1, 0.04),  # Factor on its height
@@ -84,7 +85,7 @@ def _traits(patient):
     return traits
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #29e1298a
+# %% ../../nbs/phantom/01_anatomy.ipynb #2fedceaa
 def _frontal_lungs(t, lift):
     "Outlines of the right and the left lung; `lift` raises the diaphragm"
     k, x = np.linspace(0, 1, 33), np.linspace(0, 0.5, 33)
@@ -119,7 +120,7 @@ def _frontal_mediastinum(t, size):
     return y, left, right
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #dad72046
+# %% ../../nbs/phantom/01_anatomy.ipynb #1810e5a2
 def _frontal(t, ap=False):
     "Landmarks of a frontal view of a patient with traits `t`"
     lift, size = (0.035, 1.12 * t.heart) if ap else (0.0, t.heart)
@@ -142,7 +143,7 @@ def _frontal(t, ap=False):
     )
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #84f6d1bc
+# %% ../../nbs/phantom/01_anatomy.ipynb #877173bb
 def _lateral_lungs(t):
     "Outlines of both lungs from the side: the front is the inner edge, the back the outer edge"
     k, x = np.linspace(0, 1, 33), np.linspace(-0.5, 0.5, 33)
@@ -181,7 +182,7 @@ def _lateral(t):
     )
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #f42c2a99
+# %% ../../nbs/phantom/01_anatomy.ipynb #1863dd2d
 #: Views of a chest X-ray: 'LL' is a left lateral view, 'NA' an unknown one.
 VIEWS = ('PA', 'AP', 'LATERAL', 'LL', 'NA')
 
@@ -197,7 +198,7 @@ def make_chest(
     return _lateral(traits) if view in ('LATERAL', 'LL') else _frontal(traits, ap=view != 'PA')
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #61ba909f
+# %% ../../nbs/phantom/01_anatomy.ipynb #054aad2b
 def _paint_skin(chest, canvas):
     "Soft tissue, brightest in the middle; returns the mask `(h,w)` of the body"
     left, right = canvas.by_row(*chest.body)
@@ -215,7 +216,7 @@ def _paint_skin(chest, canvas):
     return body
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #90f5a87e
+# %% ../../nbs/phantom/01_anatomy.ipynb #9e4a0190
 def _paint_abdomen(chest, canvas, body):
     "What lies below the diaphragm is brighter"
     domes = []
@@ -240,7 +241,7 @@ def _paint_arms(chest, canvas, body):
         canvas.image[at] = np.maximum(canvas.image[at], arm)
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #6f7f005d
+# %% ../../nbs/phantom/01_anatomy.ipynb #aea4ea3c
 def _mediastinum_band(chest, canvas):
     "Mask `(h,w)` of the band between the lungs, fainter at its upper and lower ends"
     x, y, width = canvas.x, canvas.y, canvas.edge(0.022)
@@ -280,7 +281,7 @@ def _mediastinum(chest, canvas):
     return mask
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #26d3260e
+# %% ../../nbs/phantom/01_anatomy.ipynb #ea84e0b6
 def _paint_lungs(chest, canvas, mediastinum, body):
     "Darken the lungs, brighten the mediastinum, and keep the masks on the canvas"
     canvas.lung_masks = [lung.mask(canvas) for lung in chest.lungs]
@@ -293,7 +294,7 @@ def _paint_lungs(chest, canvas, mediastinum, body):
     canvas.image += mediastinum
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #58487018
+# %% ../../nbs/phantom/01_anatomy.ipynb #aaeb3e74
 def _paint_spine(chest, canvas, body):
     "The column of vertebrae"
     at = canvas.box(0.1, 0.4, -9, 9) if chest.lateral else canvas.box(-0.1, 0.1, -9, 9)
@@ -308,7 +309,7 @@ def _paint_spine(chest, canvas, body):
     canvas.image[at] += band * body[at]
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #62670ae8
+# %% ../../nbs/phantom/01_anatomy.ipynb #1a13cd05
 def _bands(canvas, at, curve, spacing, width):
     "Mask of bands around `curve` and its copies that are `spacing` apart"
     u = (canvas.y[at[0]] - curve.astype(np.float32)) / spacing
@@ -342,7 +343,7 @@ def _paint_ribs(chest, canvas, body):
     canvas.image[at] += (back + front) * _rib_cage(chest, canvas, at)
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #6b7430c2
+# %% ../../nbs/phantom/01_anatomy.ipynb #bae3853f
 def _paint_collar_bones(canvas):
     "Collar bones, and the heads of the arm bones"
     at = canvas.box(-0.42, 0.42, 0.02, 0.3)
@@ -363,7 +364,7 @@ def _paint_breastbone(chest, canvas):
     canvas.image[at] += bone * soft_step(y - 0.22, 0.04) * soft_step(0.7 - y, 0.06) * 0.13
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #83b38220
+# %% ../../nbs/phantom/01_anatomy.ipynb #c86f9d6e
 def _vessel_lines(chest, side):
     "Lines of the vessels of one lung, four per vessel: three pieces and a branch"
     ends = chest.vessels[side]
@@ -391,7 +392,7 @@ def _paint_airways(chest, canvas):
         canvas.blob(x, y, 0.045, 0.075, level=0.75, amount=0.3, edge=1.0)
 
 
-# %% ../../nbs/phantom/01_anatomy.ipynb #ca21b008
+# %% ../../nbs/phantom/01_anatomy.ipynb #3bf01397
 def _paint_anatomy(chest, canvas):
     "Everything that a healthy chest shows"
     body = _paint_skin(chest, canvas)
@@ -413,7 +414,7 @@ def _paint_anatomy(chest, canvas):
 def paint_chest(
     chest: Chest,  # Landmarks; the findings may change them
     canvas: Canvas,  # Black canvas
-    findings: list = (),  # Generators that have not started: called with this chest and this canvas
+    findings: Sequence = (),  # Generators that have not started: called with this chest and this canvas
 ) -> Canvas:  # The same canvas, now with `lung_masks` and with `free_lung` (air not covered by the mediastinum)
     "Paint a chest; each finding acts before it, up to its `yield`, and after it"
     for finding in findings:

@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/phantom/findings.html.md"""
 # %% auto #0
 __all__ = ['draw']
 
-# %% ../../nbs/phantom/03_findings.ipynb #f7421834
+# %% ../../nbs/phantom/03_findings.ipynb #574e9026
 import zlib
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -16,12 +16,12 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 
 from .anatomy import make_chest, paint_chest
-from .draw import Canvas, soft_step, sometimes_larger
+from .canvas import Canvas, soft_step, sometimes_larger
 from .lung_findings import FINDINGS, finding
 from ..table import LABELS
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #c6022e69
+# %% ../../nbs/phantom/03_findings.ipynb #42fe8e95
 @finding('Cardiomegaly')
 def _cardiomegaly(chest, canvas, rng, contrast):
     "A larger heart"
@@ -30,7 +30,7 @@ def _cardiomegaly(chest, canvas, rng, contrast):
     yield
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #94c79b57
+# %% ../../nbs/phantom/03_findings.ipynb #e8bf2537
 @finding('Enlarged Cardiomediastinum')
 def _wide_mediastinum(chest, canvas, rng, contrast):
     "A wide upper mediastinum; in a lateral view the space behind the breastbone is filled"
@@ -58,7 +58,7 @@ def _tortuous_aorta(chest, canvas, rng, contrast):
     yield
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #828867c3
+# %% ../../nbs/phantom/03_findings.ipynb #f93a51c1
 @finding('Calcification of the Aorta')
 def _aortic_calcification(chest, canvas, rng, contrast):
     "A thin, bright, broken arc on the rim of the aortic arch, sometimes with a second piece further down"
@@ -78,7 +78,7 @@ def _aortic_calcification(chest, canvas, rng, contrast):
     canvas.lines(lines, width, level=1.0, amount=0.5 * contrast + 0.4)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #0a150444
+# %% ../../nbs/phantom/03_findings.ipynb #902dce22
 @finding('Hernia')
 def _hernia(chest, canvas, rng, contrast):
     "A ring behind the heart: air above a level of fluid"
@@ -96,7 +96,7 @@ def _hernia(chest, canvas, rng, contrast):
     canvas.blend(at, fluid * (0.6 * contrast + 0.2), 0.95)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #00b38bb6
+# %% ../../nbs/phantom/03_findings.ipynb #f219de83
 @finding('Pneumoperitoneum')
 def _pneumoperitoneum(chest, canvas, rng, contrast):
     "A dark crescent under the diaphragm, below a thin white dome"
@@ -116,7 +116,7 @@ def _pneumoperitoneum(chest, canvas, rng, contrast):
         canvas.lines([dome + [0, 0.002]], 0.005, level=0.95, amount=0.5 * contrast)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #fda2b835
+# %% ../../nbs/phantom/03_findings.ipynb #f9925ef0
 def _borders_of_mediastinum(chest, y):
     "Where air along the mediastinum lies at the heights `y`: pairs of x and the direction away from the midline"
     if chest.lateral:
@@ -153,7 +153,7 @@ def _pneumomediastinum(chest, canvas, rng, contrast):
     canvas.lines(neck, width * 0.8, level=0.12, amount=0.5 * contrast + 0.1)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #3f3655d8
+# %% ../../nbs/phantom/03_findings.ipynb #6b1593a4
 def _streak(chest, side, place, height, across, phase):
     "One dark streak in the neck (place < 0.3), or in the chest wall of one side"
     lung, q = chest.lungs[side], np.array([-0.032, 0, 0.032])
@@ -182,7 +182,7 @@ def _subcutaneous_emphysema(chest, canvas, rng, contrast):
     canvas.lines(lines, width, level=0.15, amount=0.6 * contrast + 0.2)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #e62f4a32
+# %% ../../nbs/phantom/03_findings.ipynb #e824a101
 def _break_rib(chest, canvas, rib, x, contrast):
     "Two shifted ends of a rib at `x`, and a dark gap between them"
     outward, t = float(np.sign(x)), np.linspace(0.004, 0.05, 4)
@@ -208,13 +208,13 @@ def _fracture(chest, canvas, rng, contrast):
             canvas.blob(x, float(chest.rib(x, rib)) + 0.004, 0.028, 0.021, 0.95, 0.5 * contrast, edge=0.8)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #8db41b2d
+# %% ../../nbs/phantom/03_findings.ipynb #ec4a0f5c
 def _curve(*points, n=24):
     "Polyline `(n,2)` through three or more points: a quadratic spline"
     return make_interp_spline(np.linspace(0, 1, len(points)), np.array(points), k=2)(np.linspace(0, 1, n))
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #2a81b7db
+# %% ../../nbs/phantom/03_findings.ipynb #97e8951a
 def _tracheal_tube(chest, canvas, contrast, side, j):
     "Two walls of a tube in the trachea"
     y = np.linspace(-0.5, 0.26 + 0.03 * j[0], 12)
@@ -245,7 +245,7 @@ def _feeding_tube(chest, canvas, contrast, side, j):
     return [_curve((0.01, -0.5), (0.012, 0.3), (0.03, 0.6), (0.09, 0.80), (0.16, 0.90))]
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #d5de0af6
+# %% ../../nbs/phantom/03_findings.ipynb #57a40b86
 @finding('Support Devices')
 def _support_devices(chest, canvas, rng, contrast):
     "One to three devices"
@@ -259,7 +259,7 @@ def _support_devices(chest, canvas, rng, contrast):
     canvas.lines(lines, 0.0065, level=1.0, amount=0.5 * contrast + 0.3)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #070d4976
+# %% ../../nbs/phantom/03_findings.ipynb #3a3c68cf
 def _side_marker(canvas, shift):
     "The letter L in the corner"
     x, y = 0.40, 0.06 + 0.02 * shift
@@ -292,7 +292,7 @@ def _soft_tissue(canvas, a, b, c, d):
     canvas.blob(0.2 * a, 0.62 + 0.12 * b, rx, ry, 0.75, 0.22, edge=1.0, within=canvas.free_lung)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #0bd53303
+# %% ../../nbs/phantom/03_findings.ipynb #96062335
 def _paint_other_shadows(
     canvas: Canvas,  # Painted chest
     rng: np.random.Generator,  # Random numbers of the image
@@ -309,7 +309,7 @@ def _paint_other_shadows(
         shadows[kind](canvas, *numbers)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #b7c4a4d3
+# %% ../../nbs/phantom/03_findings.ipynb #8f803233
 def _expose(
     canvas: Canvas,  # Painted chest
     rng: np.random.Generator,  # Random numbers of the image
@@ -332,7 +332,7 @@ def _expose(
     return image.astype(np.uint8)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #e02c0369
+# %% ../../nbs/phantom/03_findings.ipynb #9e8dc133
 def _check_labels(labels):
     "Sorted names without repeats; raises `ValueError` with the nearest known name for one that is not in `FINDINGS`"
     names = {labels} if isinstance(labels, str) else set(labels)
@@ -342,7 +342,7 @@ def _check_labels(labels):
     return sorted(names)
 
 
-# %% ../../nbs/phantom/03_findings.ipynb #8d866394
+# %% ../../nbs/phantom/03_findings.ipynb #770b6c78
 def _label_seed(label):
     "A number of the label, the same in every run"
     return LABELS.index(label) if label in LABELS else zlib.crc32(label.encode())

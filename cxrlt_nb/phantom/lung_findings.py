@@ -11,7 +11,7 @@ __all__ = ['FINDINGS', 'finding', 'draft', 'show_findings']
 import numpy as np
 
 from .anatomy import make_chest, paint_chest
-from .draw import Canvas, soft_step, sometimes_larger
+from .canvas import Canvas, soft_step, sometimes_larger
 
 # %% ../../nbs/phantom/02_lung_findings.ipynb #12da1c30
 #: Every finding: name of the label -> generator function `f(chest, canvas, rng, contrast)`.

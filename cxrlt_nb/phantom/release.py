@@ -7,7 +7,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/phantom/release.html.md"""
 # %% auto #0
 __all__ = ['PHANTOM', 'sample_studies', 'phantom_name', 'phantom_table', 'write_phantom']
 
-# %% ../../nbs/phantom/04_release.ipynb #95fc55a3
+# %% ../../nbs/phantom/04_release.ipynb #d24a3d02
 import hashlib
 import json
 from pathlib import Path
@@ -20,16 +20,16 @@ from filelock import FileLock
 from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
 
-from ..datasets import CXRLT_FILES, PHANTOM_FILE, PHANTOM_FIRST_PATIENT
+from ..datasets import PHANTOM_MARKS
 from ..files import read_json, write_atomically, write_json
 from .findings import draw
 from ..table import LABELS, SPLITS, TRAIN_IMAGES, TRAIN_POSITIVES
 
-# %% ../../nbs/phantom/04_release.ipynb #8a399455
+# %% ../../nbs/phantom/04_release.ipynb #61205437
 # Published counts of studies with 1, 2, 3 and 4 images; 5 to 11 images are our estimate.
 _STUDIES_BY_IMAGES = np.array([69_478, 71_298, 13_529, 1_422, 60, 20, 8, 4, 2, 1, 1])
 
-# %% ../../nbs/phantom/04_release.ipynb #a4d71f4d
+# %% ../../nbs/phantom/04_release.ipynb #5ca87cfd
 _SHAPE, _MEAN = 0.6, 2.43  # Studies of a patient after the first; 155,823 / 45,480 − 1
 
 
@@ -42,7 +42,7 @@ def _sample_hierarchy(n_images, rng):
     return studies[studies.patient <= studies.patient[enough]].copy()
 
 
-# %% ../../nbs/phantom/04_release.ipynb #fd5d915e
+# %% ../../nbs/phantom/04_release.ipynb #fb5b8ac5
 _GROUPS = [  # Findings that occur together
     ['Cardiomegaly', 'Edema', 'Enlarged Cardiomediastinum', 'Pleural Effusion'],
     ['Consolidation', 'Infiltration', 'Lung Opacity', 'Pneumonia', 'Atelectasis'],
@@ -68,7 +68,7 @@ def _sample_scores(patient, rng):
     return scores, group_scores.mean(1)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #e3c0f60a
+# %% ../../nbs/phantom/04_release.ipynb #c78f812f
 def _top(score, images, n):
     "The studies `(S,)` of highest score that together have about `n` images; at least one study"
     order = np.argsort(-score)
@@ -92,7 +92,7 @@ def _sample_labels(studies, rng, beside_no_finding):
     return y
 
 
-# %% ../../nbs/phantom/04_release.ipynb #8d1284c2
+# %% ../../nbs/phantom/04_release.ipynb #b6ca72ae
 def sample_studies(
     n_images: int,  # Images; the last patient is complete, so there may be a few more
     rng: np.random.Generator,  # Source of randomness
@@ -104,7 +104,7 @@ def sample_studies(
     return studies
 
 
-# %% ../../nbs/phantom/04_release.ipynb #8080d08b
+# %% ../../nbs/phantom/04_release.ipynb #6df4d40b
 def _exchange_labels(y, share, rng):
     "Labels `(S,26)` in which a share of the studies has exchanged its labels"
     chosen = rng.permutation(len(y))[: round(share * len(y))]
@@ -113,7 +113,7 @@ def _exchange_labels(y, share, rng):
     return noisy
 
 
-# %% ../../nbs/phantom/04_release.ipynb #c9a00c1d
+# %% ../../nbs/phantom/04_release.ipynb #f1d0542b
 _LATERAL = 0.79  # Share of the further images that are lateral
 _LEFT_LATERAL = 0.295  # Share of the lateral images that are recorded as LL
 _AP = 0.6  # Share of the frontal images that are AP
@@ -136,7 +136,7 @@ def _sample_images(studies, n_findings, rng):
     return pd.DataFrame(dict(study=study, view=view, recorded=recorded, aspect=aspect))
 
 
-# %% ../../nbs/phantom/04_release.ipynb #ed65c6ee
+# %% ../../nbs/phantom/04_release.ipynb #53f0852e
 #: Settings of a phantom, and their defaults.
 PHANTOM = dict(
     train=6000,  # Images of each split; the last patient is complete, so there may be a few more
@@ -168,7 +168,7 @@ def phantom_name(
     return f'phantom-{settings["size"]}px-{n_images}-{digest[:8]}'
 
 
-# %% ../../nbs/phantom/04_release.ipynb #074cd31d
+# %% ../../nbs/phantom/04_release.ipynb #f29cca2c
 def _sample_population(settings):
     "One row per image with numbers of patient, study and image, and two label matrices `(N,26)`: drawn and written"
     parts, drawn, written = [], [], []
@@ -189,7 +189,7 @@ def _sample_population(settings):
     return images.assign(image=np.arange(len(images))), np.concatenate(drawn), np.concatenate(written)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #7c1493c4
+# %% ../../nbs/phantom/04_release.ipynb #6a4451ed
 _MEANING = {'AP': 'antero-posterior', 'PA': 'postero-anterior', 'LATERAL': 'lateral', 'LL': 'left lateral'}
 
 
@@ -201,7 +201,7 @@ def _dicom_id(seed, image):
 
 def _as_release(images, written, seed):
     "One row per image with the columns of CXR-LT 2023, and `split`"
-    patient, study = (images[column] + PHANTOM_FIRST_PATIENT for column in ('patient', 'study'))
+    patient, study = (images[column] + PHANTOM_MARKS['first_patient'] for column in ('patient', 'study'))
     dicom = [_dicom_id(seed, image) for image in images.image]
     path = [f'files/p{str(p)[:2]}/p{p}/s{s}/{d}.jpg' for p, s, d in zip(patient, study, dicom)]
     keys = {
@@ -215,7 +215,7 @@ def _as_release(images, written, seed):
     return pd.concat([pd.DataFrame(keys), pd.DataFrame(written, columns=LABELS), images.split], axis=1)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #608902fd
+# %% ../../nbs/phantom/04_release.ipynb #766fb7f7
 def phantom_table(
     **settings,  # Some of `PHANTOM`
 ) -> pd.DataFrame:  # One row per image: the columns of CXR-LT 2023, `split`, and `width` and `height` in pixels
@@ -228,7 +228,7 @@ def phantom_table(
     return table.assign(width=long.where(wide, short), height=long.where(~wide, short))
 
 
-# %% ../../nbs/phantom/04_release.ipynb #aa3cbc44
+# %% ../../nbs/phantom/04_release.ipynb #d833af00
 def _draw_file(path, **arguments):
     "Draw one image and write it as JPEG, unless the file exists; returns (width, height)"
     path = Path(path)
@@ -241,7 +241,7 @@ def _draw_file(path, **arguments):
     return image.shape[::-1]
 
 
-# %% ../../nbs/phantom/04_release.ipynb #84bd0248
+# %% ../../nbs/phantom/04_release.ipynb #ecaf2ac6
 def _draw_all(root, images, drawn, paths, settings, workers):
     "Draw all images in several processes; returns (width, height) of each"
     labels, first_seed, calls = np.array(LABELS), settings['seed'] * 10**9, []
@@ -263,22 +263,22 @@ def _draw_all(root, images, drawn, paths, settings, workers):
     return sizes
 
 
-# %% ../../nbs/phantom/04_release.ipynb #ff63da8e
+# %% ../../nbs/phantom/04_release.ipynb #f163d07a
 def _write_files(root, settings, workers):
     "Write images that do not exist yet, then the csv files, and the settings last"
     images, drawn, written = _sample_population(settings)
     table = _as_release(images, written, settings['seed'])
     sizes = np.array(_draw_all(root, images, drawn, table.path, settings, workers))
-    files = {name: table[table.split == split].drop(columns='split') for split, name in CXRLT_FILES.items()}
+    files = {f'{split}.csv': table[table.split == split].drop(columns='split') for split in SPLITS}
     metadata = {'dicom_id': table.dicom_id, 'Rows': sizes[:, 1], 'Columns': sizes[:, 0]}
     files['mimic-cxr-2.0.0-metadata.csv'] = pd.DataFrame(metadata)
     for name, rows in files.items():
         with write_atomically(root / name) as tmp:
             rows.to_csv(tmp, index=False)
-    write_json(root / PHANTOM_FILE, settings)
+    write_json(root / PHANTOM_MARKS['file'], settings)
 
 
-# %% ../../nbs/phantom/04_release.ipynb #a9367369
+# %% ../../nbs/phantom/04_release.ipynb #a725cd1d
 def write_phantom(
     root: str | Path,  # Folder to write
     workers: int | None = None,  # Processes; by default one per core, and one for fewer than 500 images
@@ -288,8 +288,8 @@ def write_phantom(
     root, settings = Path(root).expanduser(), _complete(settings)
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / 'lock'):
-        if (root / PHANTOM_FILE).exists():
-            found = read_json(root / PHANTOM_FILE)
+        if (root / PHANTOM_MARKS['file']).exists():
+            found = read_json(root / PHANTOM_MARKS['file'])
             if found != settings:
                 raise ValueError(f'{root} holds a phantom with settings {found}, not {settings}: give another folder')
         elif any(root.glob('*.csv')):

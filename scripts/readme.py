@@ -27,7 +27,11 @@ def markdown_of(output):
 
 
 def text_of(output):
-    return output.get('text') or output.get('data', {}).get('text/plain', '')
+    "The text of an output; none for a picture, a progress bar or HTML that has no text of its own"
+    data = output.get('data', {})
+    text = output.get('text') or data.get('text/plain', '')
+    no_text = 'image/png' in data or 'fastprogress' in text or text.startswith('<IPython')
+    return '' if no_text else text
 
 
 def render_code(cell):

@@ -23,7 +23,9 @@ def from_top(text):
 
 
 def markdown_of(output):
-    return output.get('data', {}).get('text/markdown')
+    "The Markdown of an output, but not of a progress bar"
+    text = output.get('data', {}).get('text/markdown', '')
+    return '' if 'fastprogress' in text else text
 
 
 def text_of(output):

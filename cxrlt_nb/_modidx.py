@@ -851,7 +851,7 @@ d = {
             'cxrlt_nb.predict.mirror_predictions': ('predict.html#mirror_predictions', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.open_model': ('predict.html#open_model', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.posterior': ('predict.html#posterior', 'cxrlt_nb/predict.py'),
-            'cxrlt_nb.predict.predict': ('predict.html#predict', 'cxrlt_nb/predict.py'),
+            'cxrlt_nb.predict.predict_images': ('predict.html#predict_images', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.run_table': ('predict.html#run_table', 'cxrlt_nb/predict.py'),
         },
         'cxrlt_nb.runs': {

@@ -9,7 +9,6 @@ __all__ = ['run_notebook', 'write_html']
 
 # %% ../../nbs/study/00_runner.ipynb #1697a9e9
 import json
-import os
 import re
 import resource
 import time

@@ -542,7 +542,6 @@ d = {
                 'cxrlt_nb/phantom/anatomy.py',
             ),
             'cxrlt_nb.phantom.anatomy._paint_arms': ('phantom/anatomy.html#_paint_arms', 'cxrlt_nb/phantom/anatomy.py'),
-            'cxrlt_nb.phantom.anatomy._paint_body': ('phantom/anatomy.html#_paint_body', 'cxrlt_nb/phantom/anatomy.py'),
             'cxrlt_nb.phantom.anatomy._paint_breastbone': (
                 'phantom/anatomy.html#_paint_breastbone',
                 'cxrlt_nb/phantom/anatomy.py',

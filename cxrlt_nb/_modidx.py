@@ -850,7 +850,7 @@ d = {
             'cxrlt_nb.predict.mirror_predictions': ('predict.html#mirror_predictions', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.open_model': ('predict.html#open_model', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.posterior': ('predict.html#posterior', 'cxrlt_nb/predict.py'),
-            'cxrlt_nb.predict.predict': ('predict.html#predict', 'cxrlt_nb/predict.py'),
+            'cxrlt_nb.predict.predict_images': ('predict.html#predict_images', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.run_table': ('predict.html#run_table', 'cxrlt_nb/predict.py'),
         },
         'cxrlt_nb.runs': {
@@ -963,9 +963,7 @@ d = {
             'cxrlt_nb.table._table_schema': ('table.html#_table_schema', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._text': ('table.html#_text', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table.check_table': ('table.html#check_table', 'cxrlt_nb/table.py'),
-            'cxrlt_nb.table.fingerprint': ('table.html#fingerprint', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table.table1': ('table.html#table1', 'cxrlt_nb/table.py'),
-            'cxrlt_nb.table.verify': ('table.html#verify', 'cxrlt_nb/table.py'),
         },
     },
 }

@@ -971,9 +971,7 @@ d = {
             'cxrlt_nb.table._table_schema': ('table.html#_table_schema', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._text': ('table.html#_text', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table.check_table': ('table.html#check_table', 'cxrlt_nb/table.py'),
-            'cxrlt_nb.table.fingerprint': ('table.html#fingerprint', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table.table1': ('table.html#table1', 'cxrlt_nb/table.py'),
-            'cxrlt_nb.table.verify': ('table.html#verify', 'cxrlt_nb/table.py'),
         },
     },
 }

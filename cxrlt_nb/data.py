@@ -143,7 +143,7 @@ class Findings(MultiCategory):
         text = ', '.join(self) or 'none of the labels'
         if isinstance(ctx, Axes) and ctx.get_title():
             text = f'predicted: {text}'
-        return show_title(textwrap.fill(text, 30), ctx=ctx, **kwargs)
+        return show_title(textwrap.fill(text, 24), ctx=ctx, **kwargs)
 
 
 class _EncodeFindings(EncodedMultiCategorize):

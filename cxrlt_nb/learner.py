@@ -294,7 +294,7 @@ class Checkpoint(Callback):
 
 # %% ../nbs/04d_learner.ipynb #c0def129
 class _Progress(Callback):
-    "Say how far an epoch is, once a minute"
+    "Print the progress of an epoch once a minute"
 
     def __init__(
         self,

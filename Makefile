@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Keep compiled modules: without them every kernel compiles thousands of files again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help train study study-extended test test-kill test-study test-slurm test-docs bench bench-check docs
+.PHONY: help train study study-extended results results-extended test test-kill test-study test-slurm test-docs bench bench-check docs
 .PHONY: format lint export lock compare-nih ensemble-report leakage-study
 
 help:  ## List the commands
@@ -25,28 +25,47 @@ test: .venv/ready  ## Run every notebook's tests, then pytest (8 minutes on two 
 test-kill: .venv/ready  ## Interrupt caching and training at twelve random moments; each must resume
 	$(BIN)/python tests/kill.py
 
-# make study ROWS=8 DATA=nih ROOT=/data/nih: some rows only, on other data; make study-extended GROUP=loss: a group or a configuration of nbs/07_ablation.ipynb.
-# Both: SET="images=500 epochs=5" other parameters; DRY=1 says what it would do; JOBS trainings at once, by default one a GPU, or one; PROFILE, a folder of profiles/:
-# PROFILE=slurm sends each training to a cluster as a job, at the paper's preset unless PRESET says otherwise.
+# make study ROWS=8 DATA=nih ROOT=/data/nih  some rows only, on other data
+# make study-extended GROUP=loss             one group, or one configuration, of nbs/07_ablation.ipynb
+# Both take
+#   SET="images=500 epochs=5"  other parameters for all trainings
+#   PLUGINS=package.module     modules that add rows, models, losses … to the registries
+#   DRY=1                      only list what would be done
+#   JOBS=2                     trainings at once; by default one per GPU, or one
+#   PROFILE=slurm              a folder of profiles/; slurm submits each training to a cluster, with the paper's preset
 ROWS ?= all
 DATA ?= phantom
 GROUP ?= all
 PROFILE ?= local
 PRESET ?= $(if $(filter local,$(PROFILE)),auto,paper)
 comma := ,
-DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)))
+GPUS = $(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)
+DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(GPUS)))
 JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1),17)
-SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(if $(filter local,$(PROFILE)),--cores,--jobs) $(JOBS) $(if $(DRY),--dry-run) --config preset='$(PRESET)' set='$(SET)' data='$(DATA)' root='$(ROOT)' $(if $(DEVICES),devices='$(DEVICES)')
-study: .venv/ready  ## Table 2 with intervals, the claims of the paper on it, the cost, and a report in runs/table2/report.html
+RULE = study
+SNAKEMAKE = $(BIN)/snakemake $(RULE) --profile profiles/$(PROFILE) \
+	$(if $(filter local,$(PROFILE)),--cores,--jobs) $(JOBS) $(if $(DRY),--dry-run) \
+	--config preset='$(PRESET)' set='$(SET)' data='$(DATA)' root='$(ROOT)' plugins='$(PLUGINS)' \
+	$(if $(DEVICES),devices='$(DEVICES)')
+
+study: .venv/ready  ## Table 2 with intervals, the paper's claims, the cost, and a report in runs/table2/report.html
 	$(SNAKEMAKE) rows='$(ROWS)'
 
-study-extended: .venv/ready  ## what the paper leaves out: augmentation, label rules, losses, folds, each three times and with intervals
-	$(SNAKEMAKE) asked='$(GROUP)'
+study-extended: .venv/ready  ## What the paper leaves out: augmentation, label rules, losses and folds, three seeds each
+	$(SNAKEMAKE) group='$(GROUP)'
 
-test-study: .venv/ready  ## the study's graph at a tiny preset: killed and resumed, a failing training, two pretended GPUs
+results: RULE = results
+results: .venv/ready  ## Complete make study if necessary and copy its tables to nbs/results, which is committed
+	$(SNAKEMAKE) rows='$(ROWS)'
+
+results-extended: RULE = results
+results-extended: .venv/ready  ## The same for make study-extended GROUP=...
+	$(SNAKEMAKE) group='$(GROUP)'
+
+test-study: .venv/ready  ## Test the graph of a small study: interrupted and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
 
-test-slurm: .venv/ready  ## rows of Table 2 through Slurm on this machine, against the same without it; as root; some five minutes
+test-slurm: .venv/ready  ## Test rows of Table 2 through Slurm on this machine, as root (5 minutes)
 	$(BIN)/python tests/slurm.py
 
 bench: runs/bench.json  ## Measure speed against alternatives, into nbs/results/bench.json (8 minutes, quiet machine)

@@ -1,117 +1,183 @@
-# The study as a graph. `make study` and `make study-extended GROUP=augmentation` are what a person types; this is what they mean.
+# The graph of a study. `make study`, `make study-extended` and `make results` start it; see the Makefile.
 #   config  rows     rows of Table 2, such as "8" or "1,2,3", or "all"; or
-#           asked    a group or a configuration of `cxrlt_nb.ablation.EXTENDED`, or "all"
-#           preset    paper, demo, or auto: paper where there is an accelerator; on a cluster one of the first two, as its jobs have what the login node has not
-#           set      parameters of the training notebook that all trainings get, such as "images=96 epochs=1"
-#           data     phantom, nih or cxrlt, with `root`, the folder of the release (Table 2)
-#           devices  what CUDA_VISIBLE_DEVICES may be, such as "0,1"; by default all that there are, and on a cluster what the job was given;
-#                    a training takes one, or as many as its parameter `processes` says
-#           results  folder of the tables; by default nbs/results for a study as it is, and runs/table2 or runs/extended for one with values of your own
+#           group    a group or a configuration of `cxrlt_nb.ablation.EXTENDED`, or "all"
+#           preset   paper, demo or auto: paper if there is an accelerator, else demo. On a cluster give one of the
+#                    first two, because the login node may have no accelerator
+#           set      parameters of the training notebook for all trainings, such as "images=96 epochs=1"
+#           data     phantom, nih or cxrlt, with `root`, the folder of the release (Table 2 only)
+#           plugins  modules that add to the registries, such as "my_package.rows;my_package.models"
+#           devices  values for CUDA_VISIBLE_DEVICES, such as "0,1"; all by default; on a cluster those of the job.
+#                    A training takes one, or as many as its parameter `processes` says
+# Everything is written under runs/. Only the rule `results` copies tables to nbs/results, which is committed.
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 from snakemake.exceptions import WorkflowError
 
-from cxrlt_nb import ablation, config as configs, files, runs
+from cxrlt_nb import ablation, config as run_config, files, runs
 from cxrlt_nb.phantom import release as phantom
 
 os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
 CHECKOUT = Path(workflow.basedir)
 STUDY = 'table2' if 'rows' in config else 'extended'
-NOTEBOOK, PLACE = CHECKOUT/'nbs/05_train.ipynb', files.home()/'runs'/STUDY
-ASKED, SET = str(config.get('rows', config.get('asked', 'all'))), str(config.get('set') or '')
+PLACE = files.home()/'runs'/STUDY
+TRAINING = CHECKOUT/'nbs/05_train.ipynb'
+REPORT = CHECKOUT/'nbs/study/04_report.ipynb'
+ASKED = str(config.get('rows', config.get('group', 'all')))
+SET, PLUGINS = str(config.get('set') or ''), str(config.get('plugins') or '')
 DATA, ROOT = config.get('data') or 'phantom', str(config.get('root') or '')
-found = '' if 'SLURM_JOB_ID' in os.environ else os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(torch.cuda.device_count()))))
-DEVICES, PHANTOM = str(config.get('devices', found)), None
+
+
+def found_devices():
+    "All GPUs of this machine; on a cluster none, because each job gets its own"
+    if 'SLURM_JOB_ID' in os.environ:
+        return ''
+    return os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(torch.cuda.device_count()))))
+
+
+DEVICES = str(config.get('devices', found_devices()))
 
 try:
-    PRESET = configs.pick_preset(config.get('preset', 'auto'))
-    preset = ablation.study_preset(STUDY, PRESET, **ablation.settings(SET), **(dict(data=DATA, root=str(Path(ROOT).expanduser().resolve())) if ROOT else {}))
-    if DATA != 'phantom' and not ROOT: raise ValueError(f'DATA={DATA} wants ROOT, the folder of the release')
+    if PLUGINS:
+        sys.path.insert(0, os.getcwd())  # where the trainings find them too
+        run_config.load_plugins(PLUGINS)
+    PRESET = run_config.pick_preset(config.get('preset', 'auto'))
+    given = dict(plugins=PLUGINS) if PLUGINS else {}
+    if ROOT:
+        given |= dict(data=DATA, root=str(Path(ROOT).expanduser().resolve()))
+    elif DATA != 'phantom':
+        raise ValueError(f'DATA={DATA} needs ROOT, the folder of the release')
+    preset = ablation.study_preset(STUDY, PRESET, SET, **given)
+    PHANTOM = None
     if STUDY == 'table2':
         from cxrlt_nb.study import table2
-        ROWS = table2.asked_rows(ASKED)
+
+        ROWS = table2.parse_rows(ASKED)
         trainings = ablation.trainings(*ROWS, preset=preset)
-        if not ROOT: PHANTOM = files.home()/'data'/phantom.phantom_name(**table2.study_phantom(preset))
-    else: trainings = ablation.trainings(ASKED, preset=preset)
-    folders = {k: PLACE/v for k, v in runs.folders(trainings, NOTEBOOK, PHANTOM.name if PHANTOM else '').items()}
-except (ValueError, FileNotFoundError) as e: raise WorkflowError(str(e)) from None
-if workflow.is_main_process and (workflow.resource_settings.cores or 1) > 1 and not DEVICES and not preset.given.get('threads'):
-    raise WorkflowError(f'{workflow.resource_settings.cores} trainings at once on a CPU want a number of threads each, such as SET="threads=1"')
-named = {f.name: k for k, f in folders.items()}
-RECORDS = [f/'record.json' for f in folders.values()]
-AS_IT_IS = not SET and not ROOT and (STUDY == 'extended' or ROWS == list(ablation.TABLE2))
-RESULTS = Path(config.get('results', CHECKOUT/'nbs/results' if AS_IT_IS else PLACE))
+        if not ROOT:
+            PHANTOM = files.home()/'data'/phantom.phantom_name(**table2.study_phantom(preset))
+    else:
+        trainings = ablation.trainings(ASKED, preset=preset)
+    names = runs.folders(trainings, TRAINING, PHANTOM.name if PHANTOM else '')
+except (ValueError, FileNotFoundError) as e:
+    raise WorkflowError(str(e)) from None
+
+cores = workflow.resource_settings.cores or 1
+if workflow.is_main_process and cores > 1 and not DEVICES and not preset.settings.get('threads'):
+    raise WorkflowError(f'{cores} trainings at once on a CPU need a number of threads each, such as SET="threads=1"')
+
+folders = {training: PLACE/name for training, name in names.items()}
+training_of = {folder.name: training for training, folder in folders.items()}
+RECORDS = [folder/'record.json' for folder in folders.values()]
 SUFFIX = '' if PRESET == 'demo' else f'_{PRESET}'
+
+if STUDY == 'table2':
+    ALL_ROWS = ROWS == list(ablation.TABLE2)
+    NAME = f'table2{SUFFIX}' + ('' if ALL_ROWS else '_rows' + '-'.join(map(str, ROWS)))
+    TABLES = [PLACE/f'{NAME}{part}.csv' for part in ('', '_labels', '_claims', '_cost')]
+    REPORTS = [PLACE/'report.html']
+else:
+    ALL_ROWS = True
+    TABLES = [PLACE/f'extended_{ASKED}{SUFFIX}.csv']
+    REPORTS = []
+
+
+def tables_to_commit(wildcards):
+    "The tables of a study that may be committed: all rows, no parameters of its own, no data from elsewhere"
+    if SET or ROOT or PLUGINS or not ALL_ROWS:
+        raise WorkflowError('only a complete study is committed: leave out ROWS, SET, DATA, ROOT and PLUGINS')
+    return TABLES
+
+
+rule study:
+    input: RECORDS, TABLES, REPORTS
+    message: f'done: {(REPORTS or TABLES)[-1]}'
+
+
+rule results:
+    input: tables_to_commit
+    message: 'copy the tables to nbs/results'
+    run:
+        for table in input:
+            shutil.copy(table, CHECKOUT/'nbs/results')
 
 
 if STUDY == 'extended':
-    TABLE = RESULTS/f'extended_{ASKED}{SUFFIX}.csv'
 
-    rule study:
-        input: RECORDS, TABLE       # a committed table alone is no study that was run here
-        message: 'done: {TABLE}'
-
-    rule table:
+    rule compare:
         input: RECORDS
-        output: TABLE
+        output: TABLES
         params: code=runs.module_fingerprint('study.compare')
         message: 'compare the configurations of {ASKED!r}: {output}'
         run:
             from cxrlt_nb.study import compare
+
             compare.write_comparison(ASKED, folders, Path(output[0]))
 
 else:
-    NAME = f'table2{SUFFIX}' + ('' if ROWS == list(ablation.TABLE2) else '_rows' + '-'.join(map(str, ROWS)))
-    TABLES = [RESULTS/f'{NAME}{o}.csv' for o in ('', '_claims', '_cost')]
-    mirrored = {k: [folders[o] for o in them] for k, them in table2.mirrored(ROWS, preset).items()}
-    MIRRORS = {f'{k}-{hashlib.sha256("".join(f.name for f in them).encode()).hexdigest()[:8]}': them for k, them in mirrored.items()}
-
-    rule study:
-        input: RECORDS, TABLES, PLACE/'report.html'
-        message: 'done: {PLACE}/report.html'
+    # Trainings whose mirror images are predicted, by a name that depends on the trainings
+    MIRRORED = {}
+    for group, members in table2.mirror_groups(ROWS, preset).items():
+        them = [folders[o] for o in members]
+        digest = hashlib.sha256(''.join(o.name for o in them).encode()).hexdigest()[:8]
+        MIRRORED[f'{group}-{digest}'] = them
 
     rule report:
-        input: RECORDS, TABLES
-        output: PLACE/'report.html'
-        params: code=runs.module_fingerprint('study.report')
-        message: 'report: {output}'
+        input: TABLES, REPORT
+        output: REPORTS
+        params: code=runs.module_fingerprint('study.table2')
+        message: 'write the report: {output}'
         run:
-            from cxrlt_nb.study import report
-            report.write_report(ROWS, preset, folders, *map(Path, TABLES), Path(output[0]), CHECKOUT/'nbs/results')
+            from cxrlt_nb.study import runner
+
+            parts = sorted({part for row in ROWS for part in ablation.TABLE2[row].members or (row,)})
+            of_row = {row: [str(folders[o]) for o in ablation.trainings(row, preset=preset)] for row in parts}
+            parameters = dict(tables=str(PLACE), name=NAME, runs=json.dumps(of_row), plugins=PLUGINS)
+            runner.run_notebook(REPORT, PLACE/'report', parameters)
+            runner.write_html(PLACE/'report/notebook.ipynb', output[0], 'Table 2 of CXR-LT 2023')
 
     rule table2:
-        input: RECORDS, [PLACE/f'{k}.mirrored' for k in MIRRORS]
+        input: RECORDS, [PLACE/f'{group}.mirrored' for group in MIRRORED]
         output: TABLES
         params: code=runs.module_fingerprint('study.table2')
-        message: 'score rows {ASKED} of Table 2 and judge the claims on them: {output[0]}'
+        message: 'score rows {ASKED} of Table 2 and judge the claims: {output[0]}'
         run:
-            from cxrlt_nb.study import table2
-            table2.write_table2(ROWS, preset, folders, RESULTS, NAME)
+            table2.write_table2(ROWS, preset, folders, PLACE, NAME)
 
     rule mirror:
-        input: lambda w: [f/'record.json' for f in MIRRORS[w.key]]
-        output: touch(PLACE/'{key}.mirrored')
-        params: folders=lambda w: MIRRORS[w.key], code=runs.module_fingerprint('study.table2')
-        message: 'see the mirror images of {wildcards.key}'
+        input: lambda w: [folder/'record.json' for folder in MIRRORED[w.group]]
+        output: touch(PLACE/'{group}.mirrored')
+        params: folders=lambda w: MIRRORED[w.group], code=runs.module_fingerprint('study.table2')
+        message: 'predict the mirror images of {wildcards.group}'
         shell: '{sys.executable} -m cxrlt_nb.study.table2 {params.folders:q}'
 
     if PHANTOM:
+
         rule draw:
             output: PHANTOM/'phantom.json'
             params: drawn=json.dumps(table2.study_phantom(preset))
-            message: 'draw a phantom: {output}'
-            run: phantom.write_phantom(PHANTOM, **json.loads(params.drawn))
+            message: 'generate a phantom: {output}'
+            run:
+                phantom.write_phantom(PHANTOM, **json.loads(params.drawn))
+
+
+def training_parameters(wildcards):
+    "The parameters of a training, as JSON"
+    root = dict(root=str(PHANTOM)) if PHANTOM else {}
+    return json.dumps(trainings[training_of[wildcards.folder]] | root)
 
 
 rule train:
     input: [ancient(PHANTOM/'phantom.json')] if PHANTOM else []
     output: PLACE/'{folder}/record.json'
-    params: given=lambda w: json.dumps(trainings[named[w.folder]] | (dict(root=str(PHANTOM)) if PHANTOM else {}))
+    params: given=training_parameters
     resources: took=lambda w: runs.last_took(PLACE/w.folder)
     message: 'train {wildcards.folder} ({resources.took})'
-    shell: '{sys.executable} -m cxrlt_nb.study.runner {NOTEBOOK:q} {PLACE:q}/{wildcards.folder:q} --parameters {params.given:q} --devices={DEVICES}'
+    shell:
+        '{sys.executable} -m cxrlt_nb.study.runner {TRAINING:q} {PLACE:q}/{wildcards.folder:q}'
+        ' --parameters {params.given:q} --devices={DEVICES}'

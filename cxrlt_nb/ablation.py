@@ -1,4 +1,4 @@
-"""What is trained, and why: the paper's Table 2 once, as data, and beside it what the paper leaves out
+"""The configurations that we train: the paper's Table 2, the claims of §4.4, and what the paper leaves out
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/ablation.html.md"""
 
@@ -7,271 +7,364 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/ablation.html.md"""
 # %% auto #0
 __all__ = [
     'TABLE2',
-    'STUDIES',
-    'SEEDS',
-    'K',
-    'ADVANCED',
-    'ADVANCED_SHARE',
+    'CLAIMS',
+    'STUDY_PRESETS',
     'EXTENDED',
-    'GROUPS',
     'Row',
+    'Claim',
     'StudyPreset',
     'study_preset',
-    'settings',
     'Configuration',
-    'changes',
     'baselines',
     'configurations',
-    'row_trainings',
-    'configuration_trainings',
     'trainings',
 ]
 
-# %% ../nbs/07_ablation.ipynb #c38f08be
+# %% ../nbs/07_ablation.ipynb #feb3021a
 import ast
 import difflib
 from dataclasses import dataclass, field, replace
 
-from .config import STAND_INS, pick_preset
+from .config import pick_preset
+from .models import BACKBONES
 
 
-# %% ../nbs/07_ablation.ipynb #3c37a40e
+# %% ../nbs/07_ablation.ipynb #60eaa6c6
 @dataclass(frozen=True)
 class Row:
-    "One row of Table 2: what it is made of, and the paper's figures"
+    "One row of Table 2: what it consists of, and the paper's scores"
 
-    backbone: str | None = None  # timm's name; none for an ensemble of rows
-    size: int | None = None  # Side of the image in the paper, in pixels
-    kfold: bool = False  # Five models, one a fold, or one
-    tta: bool = False  # Mean of the image and its mirror
-    members: tuple = ()  # Rows of which it is the mean
-    development: tuple | None = None  # The paper's mAP, mAUC, mF1
+    backbone: str | None = None  # Name in timm; None for an ensemble
+    size: int | None = None  # Side of the image in pixels, as in the paper
+    kfold: bool = False  # One model per fold, or one model
+    tta: bool = False  # Average the predictions of the image and its mirror image
+    members: tuple[int, ...] = ()  # Rows that an ensemble averages
+    development: tuple | None = None  # The paper's mAP, mAUC, mF1; None where it prints "-"
     testing: tuple | None = None  # The paper's mAP, mAUC, mF1
 
+    def paper(
+        self,
+        phase: str,  # "development" or "testing"; there are no scores for any other
+    ) -> dict:
+        "The paper's scores in one phase, by metric"
+        return dict(zip(('map', 'mauc', 'mf1'), getattr(self, phase, None) or ()))
 
-# %% ../nbs/07_ablation.ipynb #d2f62163
-_S, _TINY, _SMALL = STAND_INS
-#: Table 2, by the paper's index.
+
+# %% ../nbs/07_ablation.ipynb #995b002b
+#: Table 2 by row number. An entry added here is a row of the study.
 TABLE2 = {
-    1: Row(_S, 224, development=(0.300, 0.805, 0.127)),
-    2: Row(_S, 512, development=(0.322, 0.819, 0.147)),
-    3: Row(_S, 768, development=(0.324, 0.819, 0.146)),
-    4: Row(_S, 768, tta=True, development=(0.329, 0.823, 0.166)),
-    5: Row(_S, 768, kfold=True, tta=True, development=(0.347, 0.834, 0.150)),
-    6: Row(_TINY, 224, kfold=True, tta=True, development=(0.314, 0.815, 0.123)),
-    7: Row(_SMALL, 512, kfold=True, tta=True, testing=(0.343, 0.830, 0.147)),
+    1: Row('tf_efficientnetv2_s', 224, development=(0.300, 0.805, 0.127)),
+    2: Row('tf_efficientnetv2_s', 512, development=(0.322, 0.819, 0.147)),
+    3: Row('tf_efficientnetv2_s', 768, development=(0.324, 0.819, 0.146)),
+    4: Row('tf_efficientnetv2_s', 768, tta=True, development=(0.329, 0.823, 0.166)),
+    5: Row('tf_efficientnetv2_s', 768, kfold=True, tta=True, development=(0.347, 0.834, 0.150)),
+    6: Row('convnext_tiny', 224, kfold=True, tta=True, development=(0.314, 0.815, 0.123)),
+    7: Row('convnext_small', 512, kfold=True, tta=True, testing=(0.343, 0.830, 0.147)),
     8: Row(members=(5, 6), development=(0.344, 0.832, 0.127), testing=(0.347, 0.836, 0.153)),
     9: Row(members=(5, 7), testing=(0.354, 0.838, 0.148)),
     10: Row(members=(5, 6, 7), testing=(0.351, 0.837, 0.137)),
 }
 
 
-# %% ../nbs/07_ablation.ipynb #95ced56a
+# %% ../nbs/07_ablation.ipynb #3bae7355
+@dataclass(frozen=True)
+class Claim:
+    "One claim of §4.4 about two rows of Table 2"
+
+    says: str  # The claim in our words
+    a: int  # The row that b is compared with
+    b: int  # The other row
+    phase: str  # "development" or "testing"
+    expect: dict  # "up", "down" or "alike" by metric: row b against row a
+    note: str = ''  # Where text and table of the paper disagree
+
+    def paper_difference(
+        self,
+        metric: str,  # "map", "mauc" or "mf1"
+    ) -> float:
+        "Row b minus row a in the paper's table, which has three decimals"
+        a, b = (TABLE2[row].paper(self.phase)[metric] for row in (self.a, self.b))
+        return round(b - a, 3)
+
+
+# %% ../nbs/07_ablation.ipynb #1b2ebd41
+#: The claims of §4.4, in the order of the text.
+CLAIMS = {
+    'size_512': Claim(
+        '224 → 512 px improves mAP, mAUC and mF1', 1, 2, 'development', dict(map='up', mauc='up', mf1='up')
+    ),
+    'size_768': Claim(
+        '512 → 768 px improves mAP, mAUC and mF1 further',
+        2,
+        3,
+        'development',
+        dict(map='up', mauc='up', mf1='up'),
+        'The text says "consistently"; in the table mAUC stays at .819 and mF1 falls from .147 to .146.',
+    ),
+    'tta': Claim('TTA improves mAP, mAUC and mF1', 3, 4, 'development', dict(map='up', mauc='up', mf1='up')),
+    'folds': Claim(
+        'Five folds improve mAP and mAUC and lower mF1', 4, 5, 'development', dict(map='up', mauc='up', mf1='down')
+    ),
+}
+
+# %% ../nbs/07_ablation.ipynb #db2a090c
+CLAIMS |= {
+    'convnext': Claim(
+        'ConvNeXt-Tiny is similar in mAP and mAUC',
+        5,
+        6,
+        'development',
+        dict(map='alike', mauc='alike'),
+        'The rows differ in model and in size (768 and 224 px), so they cannot tell which of the two matters.',
+    ),
+    'best_8': Claim(
+        'The ensemble (5) + (7) is better than (5) + (6)',
+        8,
+        9,
+        'testing',
+        dict(map='up', mauc='up'),
+        'The text calls the best ensemble (8), the table (9). Its mF1 is lower: .148 against .153.',
+    ),
+    'best_10': Claim('The ensemble (5) + (7) is better than all three', 10, 9, 'testing', dict(map='up', mauc='up')),
+    'backbones': Claim('Adding EfficientNetV2-S improves ConvNeXt-Small', 7, 9, 'testing', dict(map='up', mf1='up')),
+    'similar': Claim(
+        'A second ConvNeXt in the ensemble lowers mF1',
+        9,
+        10,
+        'testing',
+        dict(mf1='down'),
+        'The paper compares one pair of rows and gives no interval.',
+    ),
+}
+
+
+# %% ../nbs/07_ablation.ipynb #91b931e2
 @dataclass(frozen=True)
 class StudyPreset:
-    "What stands for the paper's sizes and backbones, and what all trainings of a study share"
+    "What the trainings of a study share, and what replaces the paper's image sizes and backbones"
 
-    given: dict  # Parameters of the training notebook
-    sizes: dict = field(default_factory=lambda: {o: o for o in (224, 512, 768)})  # The paper's side in pixels → ours
-    archs: dict = field(default_factory=lambda: {o: o for o in STAND_INS})  # The paper's backbone → ours
+    settings: dict = field(default_factory=dict)  # Parameters of the training notebook; `size` and `arch` hold for all
+    shrink: float = 1  # Divides the image sizes of the paper
+    stand_ins: bool = False  # Train the small stand-in of each backbone
 
-    def but(
+    @property
+    def folds(self) -> int:
+        "Number of folds (§3.5.1)"
+        return self.settings.get('n_folds', 5)
+
+    def size(
         self,
-        **changes,  # Parameters of the training notebook; `size` and `arch` hold for all rows
-    ) -> 'StudyPreset':  # Another preset, whose trainings are others
-        "This preset with some parameters of its own"
-        sizes, archs = (
-            dict.fromkeys(old, changes.pop(k)) if k in changes else old
-            for k, old in (('size', self.sizes), ('arch', self.archs))
-        )
-        return replace(self, given=self.given | changes, sizes=sizes, archs=archs)
+        paper_size: int,  # Side of the image in the paper, in pixels
+    ) -> int:
+        "Side of the image that is trained on, in pixels"
+        return self.settings.get('size', round(paper_size / self.shrink))
+
+    def arch(
+        self,
+        backbone: str,  # Backbone in the paper
+    ) -> str:
+        "Model that is trained; `ValueError` for a backbone without a stand-in"
+        if 'arch' in self.settings:
+            return self.settings['arch']
+        if not self.stand_ins:
+            return backbone
+        if backbone not in BACKBONES:
+            raise ValueError(f'{backbone} has no small stand-in; add it to models.BACKBONES, or give arch=...')
+        return BACKBONES[backbone].stand_in
 
     def parameters(
         self,
-        backbone: str = _S,  # The paper's
-        size: int = 224,  # The paper's
-        **more,  # What else this training departs in
-    ) -> dict:  # Of one call of the training notebook
+        backbone: str = 'tf_efficientnetv2_s',  # Backbone in the paper
+        paper_size: int = 224,  # Side of the image in the paper, in pixels
+        **changes,  # Parameters of this training only
+    ) -> dict:
         "The parameters of one training"
-        return dict(arch=self.archs[backbone], size=self.sizes[size]) | self.given | more
+        return self.settings | dict(arch=self.arch(backbone), size=self.size(paper_size)) | changes
 
 
-# %% ../nbs/07_ablation.ipynb #534335b2
-_TOY = dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200)
-#: The scales of both parts of the study: Table 2, and what the paper leaves out.
-STUDIES = dict(
-    table2=dict(
-        paper=StudyPreset(dict(preset='paper')),
-        demo=StudyPreset(
-            _TOY | dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=2),
-            {224: 32, 512: 73, 768: 110},
-            STAND_INS,
-        ),
-    ),
-    extended=dict(
-        paper=StudyPreset(dict(preset='paper')),
-        demo=StudyPreset(
-            _TOY | dict(images=2000, epochs=20, lr=3e-3, threads=1), {224: 64, 512: 64, 768: 64}, STAND_INS
-        ),
-    ),
-)
+# %% ../nbs/07_ablation.ipynb #ffa8f623
+_DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins=True)
+_TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=2)
+_EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
+
+#: What a study changes in a run preset (`config.PRESETS`). One that is not listed trains the paper's sizes and models.
+STUDY_PRESETS = {
+    ('table2', 'demo'): replace(_DEMO, settings=_DEMO.settings | _TABLE2_DEMO, shrink=7),
+    ('extended', 'demo'): replace(_DEMO, settings=_DEMO.settings | _EXTENDED_DEMO),
+}
+
+
+# %% ../nbs/07_ablation.ipynb #d6335961
+def _parse(
+    text: str,  # Such as "images=96 lr=1e-3 loss=bce"
+) -> dict:
+    "Parameters by name; numbers, True, False and None become Python values"
+    settings = {}
+    for word in text.split():
+        name, equals, value = word.partition('=')
+        if not equals:
+            raise ValueError(f'{word!r} sets no parameter; write name=value')
+        try:
+            settings[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[name] = value
+    return settings
 
 
 def study_preset(
     study: str,  # "table2" or "extended"
-    name: str = 'auto',  # "paper", "demo", or "auto": paper where there is an accelerator
-    **changes,  # See `StudyPreset.but`
+    name: str = 'auto',  # A run preset, or "auto": paper if there is an accelerator, else demo
+    text: str = '',  # Parameters for all trainings, such as "images=96 epochs=1"
+    **settings,  # The same as Python values
 ) -> StudyPreset:
-    "The preset of a part of the study; `ValueError` for a study or a preset that is not known"
-    if study not in STUDIES:
-        raise ValueError(f'unknown study {study!r}; known are {", ".join(STUDIES)}')
-    return STUDIES[study][pick_preset(name)].but(**changes)
+    "The preset of a study; `ValueError` for an unknown study or preset, or for text that sets nothing"
+    if study not in ('table2', 'extended'):
+        raise ValueError(f'unknown study {study!r}; use table2 or extended')
+    name = pick_preset(name)
+    preset = STUDY_PRESETS.get((study, name), StudyPreset(dict(preset=name)))
+    return replace(preset, settings=preset.settings | _parse(text) | settings)
 
 
-# %% ../nbs/07_ablation.ipynb #9cef5843
-def settings(
-    words: str,  # e.g. "images=96 lr=1e-3 loss=bce"
-) -> dict:  # Values by name: numbers, True, False and None as in Python, else words
-    "Parameters as a person types them; `ValueError` for a word that sets nothing"
-
-    def value(v):
-        try:
-            return ast.literal_eval(v)
-        except (ValueError, SyntaxError):
-            return v
-
-    if odd := [o for o in words.split() if '=' not in o]:
-        raise ValueError(f'{odd[0]!r} sets nothing; name=value is wanted')
-    return {k: value(v) for k, _, v in (o.partition('=') for o in words.split())}
+# %% ../nbs/07_ablation.ipynb #20887208
+_SEEDS = (0, 1, 2)
 
 
-# %% ../nbs/07_ablation.ipynb #3a69035c
 @dataclass(frozen=True)
 class Configuration:
-    "What is compared with what: a baseline and one change to it"
+    "A baseline and one change to it, or an ensemble of other configurations"
 
-    group: str  # What it belongs to, so that a group can be asked for
-    base: str | None  # Name of the configuration that it is compared with; none for the first
+    group: str  # Configurations that are asked for together
+    base: str | None = None  # The configuration that it is compared with; None for the first
     change: dict = field(default_factory=dict)  # Parameters of the training notebook in which the two differ
-    how: str | None = None  # Made of the predictions of `members`: "study_mean", "mean" or "blend"
-    members: tuple = ()  # Names of configurations
-    size: int = 224  # Side of the image in the paper, in pixels; row 5 has 768
+    how: str | None = None  # For an ensemble of `members`: "mean", "blend" or "study_mean"; it trains nothing
+    members: tuple[str, ...] = ()  # Names of configurations
+    size: int = 224  # Side of the image in the paper, in pixels
 
 
-SEEDS = (0, 1, 2)
-K = 5  # folds (§3.5.1)
-#: CutOut and the mixtures of several images (§3.3); each is added to the basic augmentations, with this probability.
-ADVANCED, ADVANCED_SHARE = ('cutout', 'mixup', 'cutmix', 'mosaic_crop', 'mosaic_resize'), 0.5
-_MOSAICS = ('basic', 'basic+mosaic_crop', 'basic+mosaic_resize')
-
-# %% ../nbs/07_ablation.ipynb #3469116a
-#: The extended part, by name.
+# %% ../nbs/07_ablation.ipynb #94bfba30
+#: The ablation by name. An entry added here is a configuration of `make study-extended`.
 EXTENDED = {
-    'basic': Configuration('augmentation', None, dict(augment='basic')),
+    'basic': Configuration('augmentation', change=dict(augment='basic')),
     'none': Configuration('augmentation', 'basic', dict(augment='none')),
-    **{f'basic+{o}': Configuration('augmentation', 'basic', {o: ADVANCED_SHARE}) for o in ADVANCED},
+}
+for _name in ('cutout', 'mixup', 'cutmix', 'mosaic_crop', 'mosaic_resize'):
+    EXTENDED[f'basic+{_name}'] = Configuration('augmentation', 'basic', {_name: 0.5})
+EXTENDED |= {
     'mean_label': Configuration('augmentation', 'basic+mosaic_resize', dict(label_rule='mean')),
     'area_label': Configuration('augmentation', 'basic+mosaic_resize', dict(label_rule='area')),
     'no_finding_resolved': Configuration('augmentation', 'basic+mosaic_resize', dict(no_finding='resolve')),
+}
+
+# %% ../nbs/07_ablation.ipynb #99df0b16
+EXTENDED |= {
     'bce': Configuration('loss', 'basic', dict(loss='bce')),
     'focal_unbalanced': Configuration('loss', 'basic', dict(balance=False)),
     'focal_unsmoothed': Configuration('loss', 'basic', dict(label_smoothing=0.0)),
     'asl': Configuration('loss', 'basic', dict(loss='asl')),
     'image_folds': Configuration('folds', 'basic', dict(fold_by='image')),
-    **{f'patient_fold_{k}': Configuration('row5', None, dict(fold=k), size=768) for k in range(K)},
-    **{
-        f'image_fold_{k}': Configuration('row5', f'patient_fold_{k}', dict(fold_by='image'), size=768) for k in range(K)
-    },
-    'five_patient_folds': Configuration('row5', None, how='mean', members=tuple(f'patient_fold_{k}' for k in range(K))),
-    'five_image_folds': Configuration(
-        'row5', 'five_patient_folds', how='mean', members=tuple(f'image_fold_{k}' for k in range(K))
-    ),
-    'study_mean': Configuration('aggregation', 'basic', how='study_mean', members=('basic',)),
-    'mean_of_three': Configuration('aggregation', 'basic', how='mean', members=_MOSAICS),
-    'blend_of_three': Configuration('aggregation', 'mean_of_three', how='blend', members=_MOSAICS),
 }
-#: The groups of the extended part, in order.
-GROUPS = tuple(dict.fromkeys(c.group for c in EXTENDED.values()))
+
+# %% ../nbs/07_ablation.ipynb #d2e6ed04
+_patient_folds = tuple(f'patient_fold_{fold}' for fold in range(5))
+_image_folds = tuple(f'image_fold_{fold}' for fold in range(5))
+for _fold, _name in enumerate(_patient_folds):
+    EXTENDED[_name] = Configuration('row5', change=dict(fold=_fold), size=768)
+for _name, _base in zip(_image_folds, _patient_folds):
+    EXTENDED[_name] = Configuration('row5', _base, dict(fold_by='image'), size=768)
+EXTENDED |= {
+    'five_patient_folds': Configuration('row5', how='mean', members=_patient_folds),
+    'five_image_folds': Configuration('row5', 'five_patient_folds', how='mean', members=_image_folds),
+}
+
+# %% ../nbs/07_ablation.ipynb #a5068097
+_mosaics = ('basic', 'basic+mosaic_crop', 'basic+mosaic_resize')
+EXTENDED |= {
+    'study_mean': Configuration('aggregation', 'basic', how='study_mean', members=('basic',)),
+    'mean_of_three': Configuration('aggregation', 'basic', how='mean', members=_mosaics),
+    'blend_of_three': Configuration('aggregation', 'mean_of_three', how='blend', members=_mosaics),
+}
 
 
-# %% ../nbs/07_ablation.ipynb #8ce804cb
-def changes(
-    name: str,  # Of a configuration that is trained
-) -> dict:  # Parameters of the training notebook
-    "All that a configuration changes in row 1, its baselines' changes first; `ValueError` for one that trains nothing"
+# %% ../nbs/07_ablation.ipynb #775cbbcf
+def _changes(
+    name: str,  # A configuration that is trained
+) -> dict:
+    "All parameters that a configuration changes in row 1, those of its baselines first"
     c = EXTENDED[name]
     if c.how:
         raise ValueError(f'{name!r} trains nothing: it is the {c.how} of {", ".join(c.members)}')
-    return (changes(c.base) if c.base else {}) | c.change
+    inherited = _changes(c.base) if c.base else {}
+    return inherited | c.change
 
 
 def baselines(
-    name: str,  # Of a configuration
-) -> list[str]:  # Nearest first
-    "What a configuration is compared with: its baseline, that one's baseline, and so on to the first"
+    name: str,  # A configuration
+) -> list[str]:
+    "The baseline of a configuration, the baseline of that one, and so on to the first"
     base = EXTENDED[name].base
     return [base, *baselines(base)] if base else []
 
 
+# %% ../nbs/07_ablation.ipynb #e3403590
 def configurations(
     asked: str,  # A group, a configuration, or "all"
-) -> list[str]:  # Names, in the registry's order
-    "The configurations to compare: those that are asked for and what they are compared with; `ValueError` for an unknown name"
+) -> list[str]:  # Names, in the order of the registry
+    "The configurations that are asked for, and their baselines; `ValueError` for an unknown name"
     names = [k for k, c in EXTENDED.items() if asked in ('all', k, c.group)]
     if not names:
-        known = ['all', *GROUPS, *EXTENDED]
+        groups = dict.fromkeys(c.group for c in EXTENDED.values())
+        known = ['all', *groups, *EXTENDED]
         near = difflib.get_close_matches(asked, known, 1)
-        raise ValueError(
-            f'unknown group or configuration {asked!r}; '
-            + (f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}')
-        )
-    return [k for k in EXTENDED if k in names or any(k in baselines(o) for o in names)]
+        hint = f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}'
+        raise ValueError(f'unknown group or configuration {asked!r}; {hint}')
+    needed = set(names).union(*map(baselines, names))
+    return [k for k in EXTENDED if k in needed]
 
 
-# %% ../nbs/07_ablation.ipynb #7d1b5552
-def row_trainings(
-    row: int,  # Index in Table 2
-    preset: StudyPreset,  # See `study_preset`
-) -> dict:  # Parameters by the training's name, in the order of the folds
-    "What a row of Table 2 rests on; `ValueError` for a row that it has not"
+# %% ../nbs/07_ablation.ipynb #88817551
+def _row_trainings(
+    row: int,  # Number of the row
+    preset: StudyPreset,  # From `study_preset`
+) -> dict:
+    "The trainings of one row, in the order of the folds"
     if row not in TABLE2:
         raise ValueError(f'Table 2 has no row {row!r}; its rows are {", ".join(map(str, TABLE2))}')
-    r = TABLE2[row]
-    if r.members:
-        return {k: p for o in r.members for k, p in row_trainings(o, preset).items()}
-    found = [preset.parameters(r.backbone, r.size, fold=k) for k in range(K if r.kfold else 1)]
-    return {f'{p["arch"]}-{p["size"]}px-fold{p["fold"]}': p for p in found}
+    r, found = TABLE2[row], {}
+    for member in r.members:
+        found |= _row_trainings(member, preset)
+    if r.backbone:
+        for fold in range(preset.folds if r.kfold else 1):
+            p = preset.parameters(r.backbone, r.size, fold=fold)
+            found[f'{p["arch"]}-{p["size"]}px-fold{fold}'] = p
+    return found
 
 
-def configuration_trainings(
-    name: str,  # A configuration of `EXTENDED`
-    preset: StudyPreset,  # See `study_preset`
-) -> dict:  # Parameters by (configuration, seed)
-    "What a configuration of the extended part rests on"
-    names = EXTENDED[name].members or (name,)
-    return {
-        (o, s): preset.parameters(size=EXTENDED[o].size, **dict(fold=0, seed=s) | changes(o))
-        for o in names
-        for s in SEEDS
-    }
+def _configuration_trainings(
+    name: str,  # A configuration
+    preset: StudyPreset,  # From `study_preset`
+) -> dict:
+    "The trainings of one configuration, one per seed and member"
+    found = {}
+    for member in EXTENDED[name].members or (name,):
+        for seed in _SEEDS:
+            changes = dict(fold=0, seed=seed) | _changes(member)
+            found[f'{member}-seed{seed}'] = preset.parameters(paper_size=EXTENDED[member].size, **changes)
+    return found
 
 
-# %% ../nbs/07_ablation.ipynb #bed01b45
+# %% ../nbs/07_ablation.ipynb #1b7a5606
 def trainings(
-    *asked,  # Rows of Table 2 (numbers), or groups and configurations of the extended part (words)
-    preset: StudyPreset,  # See `study_preset`
-) -> dict:  # Parameters of a call of the training notebook, by the training's name
-    "Only what is needed for what is asked; `ValueError` for rows and configurations together, which are at different scales"
+    *asked,  # Rows of Table 2 (numbers), or groups and configurations of the ablation (words)
+    preset: StudyPreset,  # From `study_preset`
+) -> dict:  # Parameters of the training notebook by the name of the training
+    "The trainings that are needed for what is asked; `ValueError` for rows and configurations together"
     rows = [o for o in asked if isinstance(o, int)]
     if rows and len(rows) < len(asked):
-        raise ValueError(
-            f'{asked}: rows of Table 2 and configurations of the extended part are two studies; ask for one of them'
-        )
-    if rows:
-        return {k: p for o in rows for k, p in row_trainings(o, preset).items()}
-    return {
-        f'{k}-seed{s}': p
-        for o in asked
-        for name in configurations(o)
-        for (k, s), p in configuration_trainings(name, preset).items()
-    }
+        raise ValueError(f'{asked}: rows and configurations belong to two studies; ask for one of the two')
+    found = {}
+    for row in rows:
+        found |= _row_trainings(row, preset)
+    for group in () if rows else asked:
+        for name in configurations(group):
+            found |= _configuration_trainings(name, preset)
+    return found

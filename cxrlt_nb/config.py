@@ -7,7 +7,6 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/config.html.md"""
 # %% auto #0
 __all__ = [
     'PRESETS',
-    'STAND_INS',
     'pick_preset',
     'spend',
     'choose_rows',
@@ -67,10 +66,6 @@ PRESETS: dict[str, dict[str, Any]] = dict(
         augment='none',
         budget=5e8,
     ),
-)
-#: The small stand-in of each of the paper's backbones.
-STAND_INS = dict(
-    tf_efficientnetv2_s='test_efficientnet', convnext_tiny='test_convnext', convnext_small='test_convnext2'
 )
 
 

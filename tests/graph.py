@@ -1,34 +1,22 @@
-"The study's graph for real, for the tests that run it: Snakemake in a session of its own, what it says, and the devices of the trainings that it has started."
+"Starts a real study for the tests: Snakemake in a session of its own, its log, and the devices of its trainings."
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from checkout import ROOT
+ROOT = Path(__file__).parent.parent
 
 
-def start(home, profile, *more, **config):
-    "Snakemake with a profile and a configuration, for a study in `home`; it speaks into `home/log`"
-    words = [f'{k}={v}' for k, v in dict(preset='demo', results=home / 'results', **config).items()]
-    cmd = [
-        sys.executable,
-        '-m',
-        'snakemake',
-        '--profile',
-        ROOT / 'profiles' / profile,
-        '--snakefile',
-        ROOT / 'Snakefile',
-        '--directory',
-        home,
-        *more,
-        '--config',
-        *words,
-    ]
+def start(home, profile, *options, **config):
+    "Start Snakemake with a profile for a study in the folder `home`; its output goes to `home/log`"
+    command = [sys.executable, '-m', 'snakemake', '--profile', ROOT / 'profiles' / profile]
+    command += ['--snakefile', ROOT / 'Snakefile', '--directory', home, *options]
+    command += ['--config', 'preset=demo', *(f'{key}={value}' for key, value in config.items())]
     home.mkdir(exist_ok=True)
     with (home / 'log').open('w') as log:
         return subprocess.Popen(
-            list(map(str, cmd)),
+            [str(word) for word in command],
             env=dict(os.environ, CXRLT_HOME=str(home), JUPYTER_PREFER_ENV_PATH='1'),
             stdout=log,
             stderr=log,
@@ -36,22 +24,28 @@ def start(home, profile, *more, **config):
         )
 
 
-def said(p, home, fails=False):
-    "Wait for it; what it said"
-    p.wait()
+def wait(process, home, fails=False):
+    "Wait for Snakemake, check whether it failed, and return its output"
+    process.wait()
     log = (home / 'log').read_text()
-    assert (p.returncode != 0) == fails, log[-4000:]
+    assert (process.returncode != 0) == fails, log[-4000:]
     return log
 
 
+def _device(folder):
+    "CUDA_VISIBLE_DEVICES of a process if it runs a notebook, else None"
+    try:
+        command, environ = ((folder / name).read_text(errors='replace').split('\0') for name in ('cmdline', 'environ'))
+    except OSError:
+        return None  # it has ended
+    if 'ipykernel_launcher' not in command:
+        return None
+    variables = dict(line.partition('=')[::2] for line in environ)
+    return variables.get('CUDA_VISIBLE_DEVICES', 'none')
+
+
 def devices(pids=None):
-    "CUDA_VISIBLE_DEVICES of each notebook's process, of all that there are or of `pids`"
-    found = []
-    for o in Path('/proc').glob('[0-9]*') if pids is None else (Path(f'/proc/{k}') for k in pids):
-        try:
-            cmd, env = ((o / k).read_text(errors='replace').split('\0') for k in ('cmdline', 'environ'))
-        except OSError:
-            continue
-        if 'ipykernel_launcher' in cmd:
-            found.append(dict(e.partition('=')[::2] for e in env).get('CUDA_VISIBLE_DEVICES', 'none'))
-    return found
+    "CUDA_VISIBLE_DEVICES of each process that runs a notebook: all processes, or those in `pids`"
+    folders = Path('/proc').glob('[0-9]*') if pids is None else [Path(f'/proc/{pid}') for pid in pids]
+    found = [_device(folder) for folder in folders]
+    return [device for device in found if device is not None]

@@ -1,5 +1,9 @@
-"""The study's graph for real, at a tiny preset: `python tests/study.py`. Killed five times with everything it has started, it ends in the table of an undisturbed one;
-nothing finished is done again; a training that fails stops its table only; two pretended GPUs are shared out one each. Some five minutes on two cores."""
+"""A real study at a small preset: `python tests/study.py`, about five minutes on two cores.
+
+Interrupted five times together with everything it has started, it ends in the same table as an undisturbed one, and
+repeats nothing that is finished. A training that fails stops only its own table. Two pretended GPUs get one training
+each.
+"""
 
 import json
 import os
@@ -11,136 +15,146 @@ import tempfile
 import time
 from pathlib import Path
 
-from graph import devices, said, start
+import pandas as pd
+from graph import devices, start, wait
 
 from cxrlt_nb.runs import read_result
 
-TINY, KILLS = 'images=300 held_out=150 epochs=12 size=32 threads=1', 5
+SMALL, INTERRUPTIONS = 'images=300 held_out=150 epochs=12 size=32 threads=1', 5
+TABLE = 'runs/extended/extended_bce.csv'
 
 
-def study(home, *more, jobs=2, asked='bce', **config):
-    return start(home, 'local', '--cores', jobs, *more, asked=asked, set=TINY, **config)
+def study(home, *options, jobs=2, group='bce', **config):
+    return start(home, 'local', '--cores', jobs, *options, group=group, set=SMALL, **config)
 
 
-def finish(home, *more, fails=False, **config):
-    return said(study(home, *more, **config), home, fails)
+def finish(home, *options, fails=False, **config):
+    return wait(study(home, *options, **config), home, fails)
 
 
-def members(session):
-    "Processes of a session, kernels included, which are sessions of their own but know their parent"
-    stat = {}
-    for o in Path('/proc').glob('[0-9]*/stat'):
+def processes():
+    "Parent and session of every process"
+    found = {}
+    for file in Path('/proc').glob('[0-9]*/stat'):
         try:
-            name = o.read_text().rsplit(')', 1)[1].split()
-            stat[int(o.parent.name)] = int(name[1]), int(name[3])
+            fields = file.read_text().rsplit(')', 1)[1].split()
         except OSError:
-            pass
-    found = {k for k, (_, s) in stat.items() if s == session}
-    while more := {k for k, (parent, _) in stat.items() if parent in found} - found:
-        found |= more
+            continue  # it has ended
+        found[int(file.parent.name)] = int(fields[1]), int(fields[3])
     return found
 
 
-def kill(p):
-    "Everything that `p` has started, at once"
-    for o in members(p.pid):
+def members(session):
+    "Processes of a session and their children; kernels have sessions of their own"
+    every = processes()
+    found = {pid for pid, (_, its_session) in every.items() if its_session == session}
+    while True:
+        children = {pid for pid, (parent, _) in every.items() if parent in found} - found
+        if not children:
+            return found
+        found |= children
+
+
+def interrupt(process):
+    "Kill everything that a process has started, at once"
+    for pid in members(process.pid):
         try:
-            os.kill(o, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-    p.wait()
+    process.wait()
 
 
 def records(home):
-    return {o.parent.name: o.stat().st_mtime_ns for o in (home / 'runs/extended').glob('*/record.json')}
+    "When each finished training wrote its record"
+    return {file.parent.name: file.stat().st_mtime_ns for file in (home / 'runs/extended').glob('*/record.json')}
 
 
-def history(home):
-    return {
-        o.parent.name: [line.rsplit(',', 1)[0] for line in o.read_text().splitlines()]
-        for o in (home / 'runs/extended').glob('*/history.csv')
-    }  # without images/s
+def histories(home):
+    "The history of each training without its speed"
+    files = (home / 'runs/extended').glob('*/history.csv')
+    return {file.parent.name: pd.read_csv(file).drop(columns='images_per_s').to_csv() for file in files}
 
 
 def numbers(home):
-    return read_result(home / 'results/extended_bce.csv')[0].drop(columns='images_per_s')
+    return read_result(home / TABLE)[0].drop(columns='images_per_s')
 
 
-def undisturbed(home):
-    start = time.time()
+def check_undisturbed(home):
+    "Run it, run it again, and list what more would be done; seconds of the first run"
+    begin = time.time()
     finish(home)
-    usual, before = time.time() - start, records(home)
+    seconds, before = time.time() - begin, records(home)
     assert 'Nothing to be done' in finish(home) and records(home) == before
-    done = finish(home, '--dry-run', asked='loss')
-    assert len(re.findall(r'^Job \d+: train ', done, re.M)) == 9 and 'train bce' not in done, (
-        done
-    )  # asl and two of focal; the others are there
+    more = finish(home, '--dry-run', group='loss')
+    trainings = re.findall(r'^Job \d+: train ', more, re.M)
+    assert len(trainings) == 9 and 'train bce' not in more, more  # asl and two of focal, three seeds each
     again = finish(home, '--dry-run', '--forceall')
     assert len(re.findall(r'train \S+ \(0 min \d+ s last time\)', again)) == 6, again
-    return usual
+    return seconds
 
 
-def killed(home, usual, rng):
-    for k in range(KILLS):
-        p, after, before = study(home), rng.uniform(0.12, 0.3) * usual, records(home)
+def check_interrupted(home, seconds, rng):
+    "Interrupt it several times at random; no finished training is repeated"
+    for k in range(INTERRUPTIONS):
+        before, process = records(home), study(home)
+        after = rng.uniform(0.12, 0.3) * seconds
         time.sleep(after)
-        done = p.poll() is not None
-        kill(p)
-        left = sum((o / 'checkpoint.pt').exists() for o in (home / 'runs/extended').glob('*'))
+        done = process.poll() is not None
+        interrupt(process)
+        half = sum((folder / 'checkpoint.pt').exists() for folder in (home / 'runs/extended').glob('*'))
+        now = records(home)
         print(
-            f'kill {k + 1}: after {after:.0f} s{" (finished)" if done else ""}, {len(records(home))} of 6 trainings finished, {left} half-way',
-            flush=True,
+            f'interrupted after {after:.0f} s ({k + 1}): {len(now)} of 6 trainings finished, {half} begun', flush=True
         )
-        assert all(records(home)[o] == t for o, t in before.items()), 'a finished training was done again'
+        assert all(now[name] == t for name, t in before.items()), 'a finished training was repeated'
         if done:
             return
     finish(home)
 
 
-def fails(home, copy):
-    "One training's folder holds another run: its notebook refuses it"
+def check_failure(home, copy):
+    "If the folder of one training contains another run, its notebook refuses; the others go on"
     shutil.copytree(copy, home, symlinks=True)
     one = next(home.glob('runs/extended/bce-seed1-*'))
     (one / 'record.json').unlink()
     shutil.rmtree(next(home.glob('runs/extended/bce-seed2-*')))
-    ident = json.loads((one / 'parameters.json').read_text())
-    ident['parameters']['lr'] = 7.0
-    (one / 'parameters.json').write_text(json.dumps(ident))
-    shutil.rmtree(home / 'results')
-    out = finish(home, jobs=1, fails=True)
-    message = next((o for o in out.splitlines() if '05_train.ipynb failed in code cell' in o), out)
+    identity = json.loads((one / 'parameters.json').read_text())
+    identity['parameters']['lr'] = 7.0
+    (one / 'parameters.json').write_text(json.dumps(identity))
+    (home / TABLE).unlink()
+    log = finish(home, jobs=1, fails=True)
+    message = next((line for line in log.splitlines() if '05_train.ipynb failed in code cell' in line), log)
     print(message)
-    assert one.name in message and 'holds another run: lr is 7.0 there' in message
-    assert next(home.glob('runs/extended/bce-seed2-*/record.json')) and not (home / 'results').exists(), (
-        'the rest was to go on, the table not to be made'
-    )
+    assert one.name in message and 'lr is 7.0 there' in message
+    assert next(home.glob('runs/extended/bce-seed2-*/record.json')), 'the other training must go on'
+    assert not (home / TABLE).exists(), 'the table must wait'
 
 
-def shared(home):
-    "Two pretended GPUs, three jobs at once: what each training's process was given"
-    p, looks = study(home, jobs=3, devices='0,1'), []
-    while p.poll() is None:
-        looks.append(devices(members(p.pid)))
+def check_devices(home):
+    "Two pretended GPUs and three jobs at once: no GPU is shared"
+    process, looks = study(home, jobs=3, devices='0,1'), []
+    while process.poll() is None:
+        looks.append(devices(members(process.pid)))
         time.sleep(0.2)
-    said(p, home)
-    assert all(sorted(o) in ([], ['0'], ['1'], ['0', '1']) for o in looks) and {k for o in looks for k in o} == {
-        '0',
-        '1',
-    }, looks
+    wait(process, home)
+    assert all(sorted(look) in ([], ['0'], ['1'], ['0', '1']) for look in looks), looks
+    assert {device for look in looks for device in look} == {'0', '1'}, looks
 
 
 def main():
     with tempfile.TemporaryDirectory() as tmp:
-        a, b, c, d = (Path(tmp) / o for o in 'abcd')
-        usual = undisturbed(a)
-        print(f'undisturbed: {usual:.0f} s', flush=True)
-        for o in (b, d):
-            shutil.copytree(a / 'data', o / 'data')  # the same phantom and cache
-        killed(b, usual, random.Random(0))
-        assert numbers(b).equals(numbers(a)) and history(b) == history(a), 'another table after the kills'
-        print('the same table and histories after the kills', flush=True)
-        fails(c, a)
-        shared(d)
+        a, b, c, d = (Path(tmp) / name for name in 'abcd')
+        seconds = check_undisturbed(a)
+        print(f'undisturbed: {seconds:.0f} s', flush=True)
+        for home in (b, d):
+            shutil.copytree(a / 'data', home / 'data')  # the same phantom and cache
+        check_interrupted(b, seconds, random.Random(0))
+        assert numbers(b).equals(numbers(a)), 'another table after the interruptions'
+        assert histories(b) == histories(a), 'other histories after the interruptions'
+        print('the same table and histories after the interruptions', flush=True)
+        check_failure(c, a)
+        check_devices(d)
         assert numbers(d).equals(numbers(a))
         print('two devices, one training each')
     print('4 passed, 0 failed')

@@ -1,4 +1,4 @@
-"""Measure speed as ratios to known alternatives, store the figures in one file, and compare them with the committed ones
+"""Measure speed as ratios to known alternatives, store the figures, and compare them with the committed ones
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/bench/figures.html.md"""
 

@@ -1,4 +1,4 @@
-"""The ten rows made of saved predictions, each figure with its interval, beside the paper's and never mixed with another phase
+"""From saved predictions to the rows of Table 2, their intervals and costs, and a verdict on each claim of §4.4
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/study/table2.html.md"""
 
@@ -6,31 +6,20 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/study/table2.html.md"""
 
 # %% auto #0
 __all__ = [
-    'PHASES',
-    'METRIC_NAMES',
-    'CLAIMS',
-    'MARGIN',
-    'asked_rows',
+    'parse_rows',
     'study_phantom',
-    'open_rows',
-    'seen',
     'row_predictions',
-    'out_of_fold_rows',
-    'mirrored',
-    'main',
+    'mirror_groups',
     'score_rows',
-    'side_by_side',
-    'row_costs',
-    'Claim',
-    'paper_difference',
-    'agrees',
-    'verdict',
-    'judge',
-    'write_table2',
+    'format_table2',
+    'plot_rows',
+    'describe_claims',
     'plot_claims',
+    'write_table2',
 ]
 
-# %% ../../nbs/study/02_table2.ipynb #271fc9d9
+# %% ../../nbs/study/02_table2.ipynb #1bc7a71e
+import textwrap
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -40,519 +29,455 @@ import pandas as pd
 import torch
 from fastcore.basics import AttrDict
 from fastcore.script import call_parse
+from matplotlib import pyplot as plt
 
-from ..ablation import TABLE2, K, StudyPreset, row_trainings, trainings
+from ..ablation import CLAIMS, TABLE2, StudyPreset, trainings
+from ..config import load_plugins
 from ..ensemble import mean_ensemble, out_of_fold
-from ..files import read_json
-from ..intervals import chance_level, percentile_interval, replicates
+from ..files import home, read_json
+from ..intervals import chance_level, paired_interval, percentile_interval, replicates
 from ..metrics import METRICS, best_thresholds
 from ..phantom.release import PHANTOM
 from ..predict import mirror_predictions, open_model, run_table
-from ..runs import BYSTANDERS, check_comparable, open_run
-from .compare import saved
+from ..runs import BYSTANDERS, check_comparable, open_run, write_result
+from .compare import saved_predictions
 
 
-# %% ../../nbs/study/02_table2.ipynb #77115a3a
-def asked_rows(
-    words: str,  # "all", or indices such as "8" or "1,2,3"
-) -> list[int]:  # In the table's order
-    "The rows of Table 2 that a person asks for; `ValueError` for a word that is no row"
-    if words == 'all':
+# %% ../../nbs/study/02_table2.ipynb #7fff2502
+def parse_rows(
+    text: str,  # "all", or numbers such as "8" or "1,2,3"
+) -> list[int]:
+    "Rows of Table 2, in its order; `ValueError` for anything that is not a row"
+    if text == 'all':
         return list(TABLE2)
-    odd = [o for o in words.split(',') if o.strip() not in map(str, TABLE2)]
-    if odd:
-        raise ValueError(
-            f'{odd[0]!r} is no row of Table 2; "all" or some of {", ".join(map(str, TABLE2))} is wanted, such as "8" or "1,2,3"'
-        )
-    return [k for k in TABLE2 if k in map(int, words.split(','))]
+    words = [word.strip() for word in text.split(',')]
+    known = {str(row): row for row in TABLE2}
+    for word in words:
+        if word not in known:
+            raise ValueError(f'{word!r} is not a row of Table 2; write "all", or some of {", ".join(known)}')
+    return [row for name, row in known.items() if name in words]
 
 
-# %% ../../nbs/study/02_table2.ipynb #7b54702f
+# %% ../../nbs/study/02_table2.ipynb #63cbc5d3
 def study_phantom(
-    preset: StudyPreset,  # See `study_preset`
-) -> dict:  # What `write_phantom` takes
-    "The phantom that all rows of a study share: enough films for five folds, as large as the largest row"
-    g = preset.given
-    images, held, k = (
-        g.get('images') or PHANTOM['train'],
-        g.get('held_out') or PHANTOM['development'] + PHANTOM['test'],
-        g.get('n_folds', K),
-    )
+    preset: StudyPreset,  # From `study_preset`
+) -> dict:
+    "Arguments of `write_phantom` for a study: enough images for all folds, as large as the largest row"
+    given, folds = preset.settings, preset.folds
+    images = given.get('images') or PHANTOM['train']
+    held_out = given.get('held_out') or PHANTOM['development'] + PHANTOM['test']
     return dict(
-        train=-(-images * k // (k - 1)),
-        development=held // 3,
-        test=held - held // 3,
-        size=max(preset.sizes.values()),
-        **{o: g.get(o, PHANTOM[o]) for o in ('difficulty', 'label_noise')},
+        train=-(-images * folds // (folds - 1)),  # rounded up
+        development=held_out // 3,
+        test=held_out - held_out // 3,
+        size=max(preset.size(row.size) for row in TABLE2.values() if row.size),
+        difficulty=given.get('difficulty', PHANTOM['difficulty']),
+        label_noise=given.get('label_noise', PHANTOM['label_noise']),
     )
 
 
-# %% ../../nbs/study/02_table2.ipynb #298fbe10
-def open_rows(
-    rows,  # Indices in Table 2
-    preset: StudyPreset,  # See `study_preset`
-    folders: dict,  # Folder of each finished run by the training's name
-) -> dict:  # Runs by row, in the order of the folds; an ensemble's members stand for it
-    "The finished runs that some rows rest on; `FileNotFoundError` for one that is not finished"
-    opened = {name: open_run(folders[name]) for name in trainings(*rows, preset=preset)}
-    parts = sorted({o for k in rows for o in TABLE2[k].members or (k,)})
-    return {k: [opened[name] for name in row_trainings(k, preset)] for k in parts}
+# %% ../../nbs/study/02_table2.ipynb #cc6f3998
+def _open_rows(
+    rows,  # Rows of Table 2
+    preset: StudyPreset,  # From `study_preset`
+    folders: dict,  # Folder of each finished run by the name of the training
+) -> dict:
+    "The runs of each row that is not an ensemble, and of the members of those that are"
+    parts = sorted({part for row in rows for part in TABLE2[row].members or (row,)})
+    opened = {name: open_run(folders[name]) for name in trainings(*parts, preset=preset)}
+    return {row: [opened[name] for name in trainings(row, preset=preset)] for row in parts}
 
 
-def seen(
+def _run_predictions(
     run: AttrDict,  # From `open_run`
     splits,  # "validation", "development" or "test"
-    tta: bool,  # Mean of the image and its mirror, or the image alone
-) -> pd.DataFrame:  # Indexed by image id
-    "What one run says of some splits (§3.5.2); `FileNotFoundError` if it has not seen the mirror images"
-    frames = [saved(run, *splits)]
-    if tta:
-        if gone := [
-            s
-            for s in splits
-            if (run.folder / f'predictions/{s}.parquet').exists()
-            and not (run.folder / f'predictions/{s}-mirror.parquet').exists()
-        ]:
-            raise FileNotFoundError(
-                f'{run.name} has not seen the mirror images of {gone[0]}: `python -m cxrlt_nb.table2 {run.folder}` makes it'
-            )
-        frames.append(saved(run, *(f'{s}-mirror' for s in splits)))
-    return mean_ensemble(frames)
+    tta: bool,  # Average the image and its mirror
+) -> pd.DataFrame:
+    "The predictions of one run (§3.5.2); `FileNotFoundError` if those of the mirror images are missing"
+    if not tta:
+        return saved_predictions(run, *splits)
+    for split in splits:
+        plain, mirror = (run.folder / f'predictions/{split}{o}.parquet' for o in ('', '-mirror'))
+        if plain.exists() and not mirror.exists():
+            command = f'python -m cxrlt_nb.study.table2 {run.folder}'
+            raise FileNotFoundError(f'{run.name} has no predictions for the mirror images of {split}; run `{command}`')
+    return mean_ensemble([saved_predictions(run, *splits), saved_predictions(run, *(f'{o}-mirror' for o in splits))])
 
 
-# %% ../../nbs/study/02_table2.ipynb #861e5c8f
-#: Each phase of the challenge by the splits that are scored in it; "both" has no counterpart in the paper.
-PHASES = dict(development=('development',), testing=('test',), both=('development', 'test'))
-
-
-def _with_ensembles(
-    rows,  # Indices in Table 2
-    parts: dict,  # Prediction by row, for the rows that are no ensembles
-) -> dict:  # Prediction by row
-    "Rows and means of rows"
-    return {k: mean_ensemble([parts[o] for o in TABLE2[k].members]) if TABLE2[k].members else parts[k] for k in rows}
-
-
+# %% ../../nbs/study/02_table2.ipynb #17d95e58
 def row_predictions(
-    rows,  # Indices in Table 2
-    opened: dict,  # From `open_rows`
-    splits=PHASES['both'],  # See `seen`
-) -> dict:  # By row, a frame indexed by image id
-    "What rows say of images that none of their models has learned from (Figure 4)"
-    return _with_ensembles(
-        rows, {k: mean_ensemble([seen(o, splits, TABLE2[k].tta) for o in runs]) for k, runs in opened.items()}
-    )
+    rows,  # Rows of Table 2
+    opened: dict,  # Runs from `open_run` by row, in the order of the folds; an ensemble needs its members
+    splits=('development', 'test'),  # Splits of held-out images, or ("validation",) for out-of-fold predictions
+) -> dict:
+    "The predictions of each row, indexed by image id (Figure 4)"
+    combine = out_of_fold if tuple(splits) == ('validation',) else mean_ensemble
+    parts = {}
+    for row, runs in opened.items():
+        parts[row] = combine([_run_predictions(run, splits, TABLE2[row].tta) for run in runs])
+    for row in rows:
+        if TABLE2[row].members:
+            parts[row] = mean_ensemble([parts[member] for member in TABLE2[row].members])
+    return {row: parts[row] for row in rows}
 
 
-def out_of_fold_rows(
-    rows,  # Indices in Table 2
-    opened: dict,  # From `open_rows`
-) -> dict:  # By row, a frame indexed by image id
-    "What rows say of training images, each by the one model of five that has not learned from it; of fold 0 alone where a row has one model"
-    return _with_ensembles(
-        rows, {k: out_of_fold([seen(o, ('validation',), TABLE2[k].tta) for o in runs]) for k, runs in opened.items()}
-    )
-
-
-# %% ../../nbs/study/02_table2.ipynb #e878c759
-def mirrored(
-    rows,  # Indices in Table 2
-    preset: StudyPreset,  # See `study_preset`
-) -> dict:  # Names of trainings by a name for all of them, e.g. "test_convnext-32px"
-    "The trainings that are to see mirror images too, those of one backbone and size together"
-    names = dict.fromkeys(
-        n for k in rows for o in TABLE2[k].members or (k,) if TABLE2[o].tta for n in row_trainings(o, preset)
-    )
-    return {k: list(v) for k, v in groupby(sorted(names), key=lambda o: o.rpartition('-')[0])}
+# %% ../../nbs/study/02_table2.ipynb #88b606a0
+def mirror_groups(
+    rows,  # Rows of Table 2
+    preset: StudyPreset,  # From `study_preset`
+) -> dict:
+    'Trainings that must predict mirror images too, by model and size, such as "test_convnext-32px"'
+    parts = {part for row in rows for part in TABLE2[row].members or (row,) if TABLE2[part].tta}
+    names = sorted(trainings(*parts, preset=preset))
+    return {group: list(members) for group, members in groupby(names, key=lambda name: name.rpartition('-')[0])}
 
 
 @call_parse
-def main(
+def _main(
     folders: Annotated[Path, {'nargs': '+'}],  # Folders of finished runs on one table
 ):
-    "Let finished runs see the mirror images of what they have predicted"
+    "Predict the mirror images of all images that finished runs have predicted"
     table = None
-    for o in folders:
-        run = open_model(o)
+    for folder in folders:
+        load_plugins(open_run(folder).p.get('plugins', ''))  # one may define the model
+        run = open_model(folder)
         torch.set_num_threads(run.p.threads)
         table = table or run_table(run)
         mirror_predictions(run, table)
 
 
-# %% ../../nbs/study/02_table2.ipynb #1af71fdf
-#: In what trainings of one table may differ, and in what those of one architecture may not.
-_FREE, _PER_ARCH = (
-    {'arch', 'size', 'fold', 'images', 'held_out', 'threads', 'budget', *BYSTANDERS},
-    ('epochs', 'lr', 'schedule', 'bs', 'weights'),
-)
+# %% ../../nbs/study/02_table2.ipynb #eb5a9e33
+_MAY_DIFFER = {'arch', 'size', 'fold', 'images', 'held_out', 'threads', 'budget', *BYSTANDERS}
+_PER_ARCH = ('epochs', 'lr', 'schedule', 'bs', 'weights')
 
 
 def _check_rows(
-    opened: dict,  # From `open_rows`
+    opened: dict,  # Runs from `open_run` by row
 ):
     "`ValueError` that names what differs between runs that cannot stand in one table"
-    runs = list({o.name: o for rs in opened.values() for o in rs}.values())
-    check_comparable(runs, ignore=_FREE, per_arch=_PER_ARCH)
+    runs = {run.name: run for runs in opened.values() for run in runs}
+    check_comparable(list(runs.values()), ignore=_MAY_DIFFER, per_arch=_PER_ARCH)
 
 
-# %% ../../nbs/study/02_table2.ipynb #ddf70af9
-#: How a metric is called in the table.
-METRIC_NAMES = {m: METRICS[m].macro_name for m in ('map', 'mauc', 'mf1')}
-METRIC_NAMES['mf1_oof'] = 'mF1 at out-of-fold thresholds'
+# %% ../../nbs/study/02_table2.ipynb #b7cf7f70
+_PHASES = dict(development=('development',), testing=('test',), both=('development', 'test'))
 
 
-def _figures(
+def _metric_name(
+    metric: str,  # Name in `METRICS`, or "mf1_oof"
+) -> str:
+    "The name of a metric in tables and plots"
+    return 'mF1 at out-of-fold thresholds' if metric == 'mf1_oof' else METRICS[metric].macro_name
+
+
+def _targets(
+    df: pd.DataFrame,  # Study table, indexed by image id
+    p: pd.DataFrame,  # Predictions of held-out images
+    phase: str,  # "development", "testing" or "both"
+) -> pd.DataFrame | None:
+    "Targets of the images of a phase, without labels that have one value only; None if labels are withheld"
+    ids = p.index[df.split.loc[p.index].isin(_PHASES[phase])]
+    y = df.loc[ids, list(p)]
+    if not len(y) or y.isna().any(axis=None):
+        return None
+    y = y.astype(int)
+    return y.loc[:, y.any() & ~y.all()]
+
+
+def _metrics(
     y: pd.DataFrame,  # Targets
-    p: pd.DataFrame,  # Prediction, in the same order
-    cut: pd.Series,  # Threshold by label, learned out of fold
-    patient_id,  # Patient of each row
+    p: pd.DataFrame,  # Predictions
+    cut: pd.Series,  # Out-of-fold threshold of each label
+    patients: pd.Series,  # Patient of each image
     n: int,  # Replicates
-) -> dict:  # (value, (n,) replicates) by metric
-    "Macro metrics with their replicates over patients"
-    cuts = dict(map=0.5, mauc=0.5, mf1=0.5, mf1_oof=cut[list(y)])
-    at = {k: replicates(y, p, patient_id, n, threshold=t) for k, t in cuts.items() if k in ('map', 'mf1_oof')}
-    reps = at['map'] | dict(mf1_oof=at['mf1_oof']['mf1'])
-    return {
-        m: (METRICS[m.removesuffix('_oof')].by_label(y, p, t).mean(), reps[m].mean(axis=1).to_numpy())
-        for m, t in cuts.items()
-    }
+) -> dict:  # (value of each label, its `(n,C)` replicates) by metric
+    "Metrics of each label, with replicates over patients"
+    reps = replicates(y, p, patients, n, metrics=tuple(METRICS))
+    found = {name: (metric.by_label(y, p), reps[name]) for name, metric in METRICS.items()}
+    at_cut = replicates(y, p, patients, n, threshold=cut, metrics=('mf1',))
+    return found | dict(mf1_oof=(METRICS['mf1'].by_label(y, p, cut), at_cut['mf1']))
 
 
-# %% ../../nbs/study/02_table2.ipynb #f0ffdfd0
+# %% ../../nbs/study/02_table2.ipynb #f3a80296
+def _score_row(
+    row: int,  # Row of Table 2
+    phase: str,  # Phase
+    y: pd.DataFrame,  # Targets
+    p: pd.DataFrame,  # Predictions
+    cut: pd.Series,  # Out-of-fold thresholds
+    patients: pd.Series,  # Patient of each image
+    n: int,  # Replicates
+) -> tuple:  # (a line per metric; a line per label; replicates by (row, phase, metric))
+    "The scores of one row in one phase"
+    chance, paper, lines, reps = chance_level(y, p), TABLE2[row].paper(phase), [], {}
+    sizes = dict(images=len(y), patients=patients.nunique(), labels=y.shape[1])
+    found = _metrics(y, p, cut, patients, n)
+    for metric, (value, by) in found.items():
+        reps[row, phase, metric] = by.mean(axis=1).to_numpy()
+        line = dict(row=row, phase=phase, metric=metric, value=value.mean())
+        line |= percentile_interval(reps[row, phase, metric]) | dict(paper=paper.get(metric))
+        if metric == 'map':
+            line |= dict(chance=chance.level, chance_p95=chance.p95, clears=bool(line['low'] > chance.p95))
+        lines.append(line | sizes)
+    ap, by = found['map']
+    low, high = by.quantile(0.025), by.quantile(0.975)
+    labels = dict(row=row, phase=phase, n_pos=y.sum(), value=ap, low=low, high=high, chance_p95=chance.label_p95)
+    return lines, pd.DataFrame(labels).rename_axis('label').reset_index(), reps
+
+
+# %% ../../nbs/study/02_table2.ipynb #532bf5f2
 def score_rows(
-    rows,  # Indices in Table 2
-    opened: dict,  # From `open_rows`
+    rows,  # Rows of Table 2
+    opened: dict,  # Runs from `open_run` by row
     df: pd.DataFrame,  # Study table, indexed by image id
     n: int = 1000,  # Replicates
-) -> tuple:  # (one line a row, phase and metric; replicates by (row, phase, metric))
-    "Table 2 of some rows; `ValueError` as in `check_comparable`, or if no phase is labelled"
+) -> tuple:  # (a line per row, phase and metric; AP per row, phase and label; replicates by (row, phase, metric))
+    "Table 2 of some rows; `ValueError` if the runs differ in more than they may, or if no labels are known"
     _check_rows(opened)
-    labels, lines, reps = next(iter(opened.values()))[0].labels, [], {}
-    said, oof = row_predictions(rows, opened), out_of_fold_rows(rows, opened)
+    lines, labels, reps = [], [], {}
+    predictions = row_predictions(rows, opened)
+    out_of_fold_predictions = row_predictions(rows, opened, ('validation',))
     for row in rows:
-        cut = best_thresholds(df.loc[oof[row].index, labels].astype(int), oof[row][labels])
-        for phase, splits in PHASES.items():
-            p = said[row].loc[df.split.loc[said[row].index].isin(splits), labels]
-            if not len(p) or df.loc[p.index, labels].isna().any(axis=None):
-                continue  # labels are withheld
-            y = df.loc[p.index, labels].astype(int)
-            y = y.loc[:, y.any() & ~y.all()]
-            who, p = df.patient_id.loc[y.index], p[list(y)]
-            chance, paper = chance_level(y, p), dict(zip(METRIC_NAMES, getattr(TABLE2[row], phase, None) or ()))
-            for m, (v, r) in _figures(y, p, cut, who, n).items():
-                ends = percentile_interval(r)
-                more = (
-                    dict(chance=chance.level, chance_p95=chance.p95, clears=bool(ends['low'] > chance.p95))
-                    if m == 'map'
-                    else {}
-                )
-                lines.append(
-                    dict(
-                        row=row,
-                        phase=phase,
-                        metric=m,
-                        value=v,
-                        **ends,
-                        paper=paper.get(m),
-                        **more,
-                        images=len(y),
-                        patients=who.nunique(),
-                        labels=y.shape[1],
-                    )
-                )
-                reps[row, phase, m] = r
+        oof = out_of_fold_predictions[row]
+        cut = best_thresholds(df.loc[oof.index, list(oof)].astype(int), oof)
+        trained = opened[row][0].p if row in opened else AttrDict(arch=None, size=None)
+        for phase in _PHASES:
+            y = _targets(df, predictions[row], phase)
+            if y is None:
+                continue
+            p, patients = predictions[row].loc[y.index, list(y)], df.patient_id.loc[y.index]
+            more, by_label_, draws = _score_row(row, phase, y, p, cut[list(y)], patients, n)
+            lines += [line | dict(arch=trained.arch, size=trained.size) for line in more]
+            labels.append(by_label_)
+            reps |= draws
     if not lines:
-        raise ValueError('neither development nor test is labelled; there is nothing to score')
-    return pd.DataFrame(lines), reps
+        raise ValueError('the labels of development and test are withheld; there is nothing to score')
+    return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), reps
 
 
-# %% ../../nbs/study/02_table2.ipynb #3101b3e4
-def side_by_side(
+# %% ../../nbs/study/02_table2.ipynb #090f69f6
+def _described(
+    row: int,  # Row of Table 2
+    line: pd.Series,  # Its line from `score_rows`
+) -> dict:
+    "What was trained for a row, and what it stands in for"
+    r = TABLE2[row]
+    if r.members:
+        model = ' + '.join(f'({o})' for o in r.members)
+        return dict(model=model, stands_in_for='')
+    model, paper = f'{line.arch}, {line["size"]:.0f} px', f'{r.backbone}, {r.size} px'
+    return dict(model=model, stands_in_for='' if model == paper else paper)
+
+
+def format_table2(
     lines: pd.DataFrame,  # From `score_rows`
-    phase: str = 'development',  # "development", "testing" or "both"
-) -> pd.DataFrame:  # One line a row
-    "Table 2 in one phase: what the row is, the paper's figures, and ours with their intervals; `ValueError` if the phase was not scored"
+    phase: str = 'both',  # "development", "testing" or "both"
+    metrics=None,  # Columns; all by default
+) -> pd.DataFrame:
+    "Table 2 as text: what was trained, each score with its interval, chance, and the paper's score if it has one"
     found = lines[lines.phase == phase]
     if not len(found):
-        raise ValueError(f'phase {phase!r} was not scored; {", ".join(lines.phase.unique())} was')
-    out = {}
+        raise ValueError(f'phase {phase!r} was not scored, only {", ".join(lines.phase.unique())}')
+    table = {}
     for row, t in found.groupby('row'):
-        r, t = TABLE2[row], t.set_index('metric')
-        name = r.backbone or ' + '.join(f'({o})' for o in r.members)
-        out[f'({row})'] = {
-            'backbone': name,
-            'size': r.size or '',
-            'K-fold': 'x' if r.kfold else '',
-            'TTA': 'x' if r.tta else '',
-            **(
-                {
-                    f'{METRIC_NAMES[m]}, paper': '—' if pd.isna(t.paper[m]) else f'{t.paper[m]:.3f}'
-                    for m in ('map', 'mauc', 'mf1')
-                }
-                if phase != 'both'
-                else {}
-            ),
-            **{f'{v}, ours': f'{t.value[m]:.3f} [{t.low[m]:.3f}, {t.high[m]:.3f}]' for m, v in METRIC_NAMES.items()},
-            'chance': f'{t.chance["map"]:.3f}' + ('' if t.clears['map'] else ': not cleared'),
-        }
-    return pd.DataFrame(out).T
+        t = t.set_index('metric')
+        cells = _described(row, t.loc['map'])
+        cells |= {'K-fold': 'yes' if TABLE2[row].kfold else '', 'TTA': 'yes' if TABLE2[row].tta else ''}
+        for m in metrics or t.index:
+            cells[_metric_name(m)] = f'{t.value[m]:.3f} [{t.low[m]:.3f}, {t.high[m]:.3f}]'
+            if phase != 'both' and m != 'mf1_oof':
+                cells[f'{_metric_name(m)}, paper'] = '–' if pd.isna(t.paper[m]) else f'{t.paper[m]:.3f}'
+            if m == 'map':
+                cells['chance'] = f'{t.chance[m]:.3f}' + ('' if t.clears[m] else ', not cleared')
+        table[f'({row})'] = cells
+    return pd.DataFrame(table).T.rename(columns=dict(stands_in_for='stands in for'))
 
 
-# %% ../../nbs/study/02_table2.ipynb #0c16794e
-def row_costs(
-    rows,  # Indices in Table 2
-    opened: dict,  # From `open_rows`
-) -> pd.DataFrame:  # One line a row: trainings, hours, of what, images/s in training, peak memory
-    "What each row costs, from its runs' records"
-    out = {}
-    for row in rows:
-        runs = [o for k in TABLE2[row].members or (row,) for o in opened[k]]
-        gpu, seconds = (
-            runs[0].record.environment['gpu'],
-            [
-                sum(o.record.seconds.values())
-                * (o.p.get('processes', 1) if o.record.environment['gpu'] else o.p.threads or 1)
-                for o in runs
-            ],
-        )
-        rates = [o.record.images_per_s for o in runs if o.record.images_per_s]
-        peaks = [
-            o.record.get('peak_memory')
-            or (read_json(f)['peak_memory'] if (f := o.folder / 'job.json').exists() else None)
-            for o in runs
-        ]
-        out[row] = dict(
-            trainings=len(runs),
-            hours=sum(seconds) / 3600,
-            of='GPU' if gpu else 'core',
-            machine=gpu[0] if gpu else runs[0].record.environment['platform'],
-            images_per_s=np.median(rates) if rates else np.nan,
-            peak_gib=max(peaks) / 2**30 if all(peaks) else np.nan,
-        )
-    return pd.DataFrame(out).T.rename_axis('row')
+# %% ../../nbs/study/02_table2.ipynb #6eae0e25
+def plot_rows(
+    lines: pd.DataFrame,  # From `score_rows`
+    phase: str = 'both',  # "development", "testing" or "both"
+    ax=None,  # Axes to draw on
+):
+    "mAP of each row with its interval, chance, and the paper's mAP if it has one in this phase; the axes"
+    t = lines[(lines.phase == phase) & (lines.metric == 'map')].set_index('row')
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 0.34 * len(t) + 1.1), layout='constrained')[1]
+    names = [f'({row}) {_described(row, line)["model"]}'.replace(') (', ') = (') for row, line in t.iterrows()]
+    ax.hlines(names, t.low, t.high, lw=2, label='95 % interval over patients')
+    ax.plot(t.value, names, 'ko', ms=4, label='this study')
+    ax.plot(t.chance_p95, names, 'C3|', ms=9, label='chance, 95th percentile')
+    if t.paper.notna().any():
+        ax.plot(t.paper, names, 'C2D', ms=5, mfc='none', label='the paper, on its data')
+    ax.invert_yaxis()
+    ax.margins(y=0.1)
+    ax.set(xlabel='mAP', xlim=(0, None))
+    ax.figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc='outside upper center', ncols=2)
+    return ax
 
 
-# %% ../../nbs/study/02_table2.ipynb #63df1efe
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
-from matplotlib import pyplot as plt
-
-from ..ablation import TABLE2, StudyPreset
-from ..files import home
-from ..intervals import paired_interval
-from ..predict import open_model, run_table
-from ..runs import check_comparable, open_run, write_result
+# %% ../../nbs/study/02_table2.ipynb #22d0259f
+_MARGIN = 0.01
 
 
-# %% ../../nbs/study/02_table2.ipynb #d0598c03
-@dataclass(frozen=True)
-class Claim:
-    "What §4.4 says of two rows"
-
-    says: str  # In our words
-    a: int  # Row that b is compared with
-    b: int  # The other row
-    phase: str  # "development" or "testing"
-    expect: dict  # "up", "down" or "alike" by metric: b against a
-    note: str = ''  # What stands between the text and the table
-
-
-#: The claims of §4.4, in its order.
-CLAIMS = dict(
-    size_512=Claim('224 → 512 px improves mAP, mF1 and mAUC', 1, 2, 'development', dict(map='up', mauc='up', mf1='up')),
-    size_768=Claim(
-        '512 → 768 px improves further ("consistently")',
-        2,
-        3,
-        'development',
-        dict(map='up', mauc='up', mf1='up'),
-        'in the table mAUC stands still and mF1 falls, .147 to .146',
-    ),
-    tta=Claim('TTA improves all three', 3, 4, 'development', dict(map='up', mauc='up', mf1='up')),
-    folds=Claim(
-        'five folds improve two of three metrics, and mF1 falls',
-        4,
-        5,
-        'development',
-        dict(map='up', mauc='up', mf1='down'),
-    ),
-    convnext=Claim(
-        'ConvNeXt-Tiny is similar in mAP and mAUC',
-        5,
-        6,
-        'development',
-        dict(map='alike', mauc='alike'),
-        'the table compares 224 px with 768 px: size and model are mixed, and no row of EfficientNetV2-S at 224 px has folds and TTA',
-    ),
-    best_8=Claim(
-        'the best ensemble is (5) + (7)',
-        8,
-        9,
-        'testing',
-        dict(map='up', mauc='up'),
-        'the text calls it (8), the table (9); its mF1 is lower than that of (8), .153 to .148',
-    ),
-    best_10=Claim(
-        'the best ensemble is (5) + (7): a third member does not help', 10, 9, 'testing', dict(map='up', mauc='up')
-    ),
-    backbones=Claim('another backbone beside ConvNeXt-Small improves it', 7, 9, 'testing', dict(map='up', mf1='up')),
-    similar=Claim(
-        'two ConvNeXt in one ensemble penalise mF1',
-        9,
-        10,
-        'testing',
-        dict(mf1='down'),
-        'one pair of rows, and no interval in the paper',
-    ),
-)
-#: Two rows closer than this are alike: twice what TTA is worth in the paper's mAP.
-MARGIN = 0.01
-
-
-# %% ../../nbs/study/02_table2.ipynb #2c32bb01
-def paper_difference(
-    claim: Claim,  # From `CLAIMS`
-    metric: str,  # "map", "mauc" or "mf1"
-) -> float:  # b − a
-    "The difference in the paper's table, to its three digits"
-    a, b = (dict(zip(METRIC_NAMES, getattr(TABLE2[o], claim.phase)))[metric] for o in (claim.a, claim.b))
-    return round(b - a, 3)
-
-
-def agrees(
-    difference: float,  # b − a, as printed
+def _agrees(
+    difference: float,  # Row b minus row a, as printed
     expect: str,  # "up", "down" or "alike"
-    margin: float = MARGIN,  # Below this two rows are alike
-) -> bool:  # Whether figures without an interval point the way that a text says
-    "The paper's table against its text"
-    return dict(up=difference > 0, down=difference < 0, alike=abs(difference) < margin)[expect]
+) -> bool:
+    "Whether a difference without an interval points the way a text says"
+    if expect == 'alike':
+        return abs(difference) < _MARGIN
+    return difference > 0 if expect == 'up' else difference < 0
 
 
-# %% ../../nbs/study/02_table2.ipynb #209da750
-def verdict(
-    low: float,  # Low end of the interval of b − a
+def _verdict(
+    low: float,  # Low end of the interval of row b minus row a
     high: float,  # High end
     expect: str,  # "up", "down" or "alike"
-    margin: float = MARGIN,  # Below this two rows are alike
-) -> str:  # "holds", "does not hold" or "cannot tell"
-    "What an interval says of a claim"
-    inside, outside = dict(
-        up=(low > 0, high < 0),
-        down=(high < 0, low > 0),
-        alike=(-margin < low and high < margin, low > margin or high < -margin),
-    )[expect]
-    return 'holds' if inside else 'does not hold' if outside else 'cannot tell'
+) -> str:
+    '"holds", "does not hold" or "inconclusive"'
+    if expect == 'down':
+        low, high, expect = -high, -low, 'up'
+    holds, fails = (
+        (low > 0, high < 0) if expect == 'up' else (-_MARGIN < low and high < _MARGIN, low > _MARGIN or high < -_MARGIN)
+    )
+    return 'holds' if holds else 'does not hold' if fails else 'inconclusive'
 
 
-# %% ../../nbs/study/02_table2.ipynb #0296bba3
-def judge(
+# %% ../../nbs/study/02_table2.ipynb #cdea9cb6
+def _judge(
     lines: pd.DataFrame,  # From `score_rows`
     reps: dict,  # From `score_rows`
-) -> (
-    pd.DataFrame
-):  # One line a claim, metric and phase (the claim's, and "both"), for the claims whose rows were scored
-    "Every claim with its paired difference, interval, and what it says"
-    value, out = lines.set_index(['row', 'phase', 'metric']).value, []
+) -> pd.DataFrame:
+    "A line per claim, metric and phase (the claim's, and both) with difference, interval and verdict"
+    value, judged = lines.set_index(['row', 'phase', 'metric']).value, []
     for key, c in CLAIMS.items():
-        for m, e in c.expect.items():
-            table = paper_difference(c, m)
+        for metric, expect in c.expect.items():
+            paper = c.paper_difference(metric)
             for phase in (c.phase, 'both'):
-                a, b = (c.a, phase, m), (c.b, phase, m)
-                if not {a, b} <= set(reps):
-                    continue
-                d = paired_interval(value[b] - value[a], reps[b] - reps[a])
-                out.append(
-                    dict(
-                        claim=key,
-                        says=c.says,
-                        a=c.a,
-                        b=c.b,
-                        metric=m,
-                        expect=e,
-                        paper=table,
-                        table_agrees=agrees(table, e),
-                        phase=phase,
-                        **d,
-                        verdict=verdict(d['low'], d['high'], e),
-                        note=c.note,
-                    )
-                )
-    return pd.DataFrame(
-        out,
-        columns=[
-            'claim',
-            'says',
-            'a',
-            'b',
-            'metric',
-            'expect',
-            'paper',
-            'table_agrees',
-            'phase',
-            'difference',
-            'low',
-            'high',
-            'other_side',
-            'verdict',
-            'note',
-        ],
-    )
+                a, b = (c.a, phase, metric), (c.b, phase, metric)
+                if a not in reps or b not in reps:
+                    continue  # one of the two rows was not asked for
+                line = dict(claim=key, says=c.says, a=c.a, b=c.b, metric=metric, expect=expect)
+                line |= dict(paper=paper, table_agrees=_agrees(paper, expect), phase=phase)
+                line |= paired_interval(value[b] - value[a], reps[b] - reps[a])
+                judged.append(line | dict(verdict=_verdict(line['low'], line['high'], expect), note=c.note))
+    columns = 'claim says a b metric expect paper table_agrees phase difference low high other_side verdict note'
+    return pd.DataFrame(judged, columns=columns.split())
 
 
-# %% ../../nbs/study/02_table2.ipynb #47e9667b
-def write_table2(
-    rows,  # Indices in Table 2
-    preset: StudyPreset,  # See `study_preset`
-    folders: dict,  # Folder of each finished run by the training's name
-    to: Path,  # Folder
-    name: str = 'table2',  # Of the files
-    n: int = 1000,  # Replicates
-) -> list[Path]:  # NAME.csv, NAME_claims.csv, NAME_cost.csv
-    "Score rows, judge claims, add up costs and write all three; `ValueError` for a place in the repository where data are credentialed"
-    opened = open_rows(rows, preset, folders)
-    runs = [o for rs in opened.values() for o in rs]
-    table = run_table(open_model(runs[0].folder))
-    if table.credentialed and not to.resolve().is_relative_to(home() / 'runs'):
-        raise ValueError(f'{to}: results of credentialed data are kept under {home() / "runs"}, out of the repository')
-    lines, reps = score_rows(rows, opened, table.df.set_index('image_id'), n)
-    said = dict(
-        made_by=f'make study ROWS={",".join(map(str, rows))}', interval=f'95 %, {n} replicates over patients, seed 0'
-    )
-    files = {
-        f'{name}.csv': lines,
-        f'{name}_claims.csv': judge(lines, reps),
-        f'{name}_cost.csv': row_costs(rows, opened).reset_index(),
-    }
-    for file, t in files.items():
-        write_result(to / file, t, runs, **said)
-    return [to / o for o in files]
+# %% ../../nbs/study/02_table2.ipynb #52aeb694
+def _overall(
+    verdicts: pd.Series,  # One per metric
+) -> str:
+    '"holds", "holds in part", "does not hold" or "inconclusive"'
+    if (verdicts == 'holds').any():
+        return 'holds' if (verdicts == 'holds').all() else 'holds in part'
+    return 'does not hold' if (verdicts == 'does not hold').any() else 'inconclusive'
 
 
-# %% ../../nbs/study/02_table2.ipynb #0b52fac9
+def describe_claims(
+    judged: pd.DataFrame,  # The claims as `write_table2` writes them
+    phase: str = 'both',  # "both", or "own" for the phase in which the paper makes a claim
+) -> pd.DataFrame:
+    "Each claim as text: its rows, the verdict, the difference in each metric here and in the paper, and a note"
+    table = {}
+    for key, t in judged[(judged.phase == 'both') == (phase == 'both')].groupby('claim', sort=False):
+        first = t.iloc[0]
+        here = [f'{_metric_name(o.metric)} {o.difference:+.3f} [{o.low:+.3f}, {o.high:+.3f}]' for o in t.itertuples()]
+        paper = [f'{_metric_name(o.metric)} {o.paper:+.3f}' for o in t.itertuples()]
+        table[key] = {
+            'claim': first.says,
+            'rows': f'({first.a}) → ({first.b})',
+            'verdict': _overall(t.verdict),
+            'here': ', '.join(here),
+            'paper': ', '.join(paper),
+            'note': '' if pd.isna(first.note) else first.note,
+        }
+    return pd.DataFrame(table).T
+
+
+# %% ../../nbs/study/02_table2.ipynb #52de8d85
 def plot_claims(
-    judged: pd.DataFrame,  # From `judge`
+    judged: pd.DataFrame,  # The claims as `write_table2` writes them
     metric: str = 'map',  # "map", "mauc" or "mf1"
-    phase: str | None = None,  # "both", or each claim's own phase
+    phase: str = 'both',  # "both", or "own" for the phase in which the paper makes a claim
     ax=None,  # Axes to draw on
-):  # The axes
-    "Forest plot of the claims' paired differences, and the paper's own figure beside each"
+):
+    "Forest plot of the claims: our difference with its interval, and the paper's; the axes"
     t = judged[(judged.metric == metric) & ((judged.phase == 'both') == (phase == 'both'))]
     if not len(t):
-        raise ValueError(f'no claim on {metric!r} among these; there are {", ".join(judged.metric.unique()) or "none"}')
+        raise ValueError(
+            f'no claim is about {metric!r}; they are about {", ".join(judged.metric.unique()) or "nothing"}'
+        )
     if ax is None:
-        ax = plt.subplots(figsize=(6.5, 0.34 * len(t) + 1), layout='constrained')[1]
+        ax = plt.subplots(figsize=(7, 0.5 * len(t) + 1.1), layout='constrained')[1]
     at = np.arange(len(t))
-    ax.hlines(at, t.low, t.high, lw=2, label='ours, 95 % interval over patients')
-    ax.plot(t.difference, at, 'ko', ms=4)
-    ax.plot(t.paper, at, 'C3D', ms=5, mfc='none', label="the paper's table")
-    ax.set_yticks(at, [f'({a}) → ({b}), {v}' for a, b, v in zip(t.a, t.b, t.verdict)])
+    ax.hlines(at, t.low, t.high, lw=2, label='95 % interval over patients')
+    ax.plot(t.difference, at, 'ko', ms=4, label='this study')
+    ax.plot(t.paper, at, 'C2D', ms=5, mfc='none', label='the paper, on its data')
+    ax.set_yticks(at, [textwrap.fill(f'{o.says}: {o.verdict}', 38) for o in t.itertuples()])
     ax.axvline(0, color='k', lw=0.6)
     ax.invert_yaxis()
-    ax.margins(y=0.15)
-    ax.set_xlabel(f'difference in {METRIC_NAMES[metric]}')
+    ax.margins(y=0.1)
+    ax.set_xlabel(f'difference in {_metric_name(metric)}')
     ax.locator_params(axis='x', nbins=5)
-    ax.legend(fontsize=7, frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=2)
+    ax.figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc='outside upper center', ncols=2)
     return ax
+
+
+# %% ../../nbs/study/02_table2.ipynb #9e5f503d
+def _peak_memory(
+    run: AttrDict,  # From `open_run`
+) -> float:
+    "Peak memory in bytes, of the GPU or of the process; NaN if it was not measured"
+    file = run.folder / 'memory.json'
+    return run.record.get('peak_memory') or (read_json(file)['peak_memory'] if file.exists() else np.nan)
+
+
+def _row_costs(
+    rows,  # Rows of Table 2
+    opened: dict,  # Runs from `open_run` by row
+) -> pd.DataFrame:
+    "Trainings, core or GPU hours, images/s in training and peak memory of each row"
+    costs = []
+    for row in rows:
+        runs = [run for part in TABLE2[row].members or (row,) for run in opened[part]]
+        gpu = runs[0].record.environment['gpu']
+        units = [(run.p.get('processes', 1) if gpu else run.p.threads) or 1 for run in runs]
+        seconds = [sum(run.record.seconds.values()) * n for run, n in zip(runs, units)]
+        rates = [run.record.images_per_s for run in runs if run.record.images_per_s]
+        costs.append(
+            dict(
+                row=row,
+                trainings=len(runs),
+                hours=sum(seconds) / 3600,
+                of='GPU' if gpu else 'core',
+                machine=gpu[0] if gpu else runs[0].record.environment['platform'],
+                images_per_s=np.median(rates) if rates else np.nan,
+                peak_gib=np.max([_peak_memory(run) for run in runs]) / 2**30,
+            )
+        )
+    return pd.DataFrame(costs)
+
+
+# %% ../../nbs/study/02_table2.ipynb #4e1087a7
+def write_table2(
+    rows,  # Rows of Table 2
+    preset: StudyPreset,  # From `study_preset`
+    folders: dict,  # Folder of each finished run by the name of the training
+    to: Path,  # Folder of the tables
+    name: str = 'table2',  # NAME.csv, NAME_labels.csv, NAME_claims.csv, NAME_cost.csv
+    n: int = 1000,  # Replicates
+):
+    "Score rows, judge claims, add up costs and write the tables; `ValueError` if credentialed data would leave `runs/`"
+    opened = _open_rows(rows, preset, folders)
+    runs = [run for runs in opened.values() for run in runs]
+    table = run_table(open_model(runs[0].folder))
+    if table.credentialed and not to.resolve().is_relative_to(home() / 'runs'):
+        raise ValueError(f'{to}: results of credentialed data must be under {home() / "runs"}')
+    lines, labels, reps = score_rows(rows, opened, table.df.set_index('image_id'), n)
+    tables = {'': lines, '_labels': labels, '_claims': _judge(lines, reps), '_cost': _row_costs(rows, opened)}
+    made_by, interval = f'make study ROWS={",".join(map(str, rows))}', f'95 %, {n} replicates over patients, seed 0'
+    for suffix, t in tables.items():
+        write_result(to / f'{name}{suffix}.csv', t, runs, made_by=made_by, interval=interval)

@@ -141,6 +141,7 @@ class ImageCache:
         tables = [pa.ipc.open_file(pa.memory_map(str(o))).read_all() for o in files]
         self.parts = [_find_jpegs(o) for o in tables]
         self.meta = self._read_meta(tables)
+        self._part, self._row = self.meta.part.to_numpy(), self.meta.row.to_numpy()
 
     @staticmethod
     def _read_meta(tables: list[pa.Table]) -> pd.DataFrame:
@@ -279,8 +280,7 @@ def jpegs(
     rows: np.ndarray,  # (B,) positions from `rows`
 ) -> list[memoryview]:  # B JPEG files
     "The encoded images, without a copy"
-    part, row = self.meta.part.to_numpy()[rows], self.meta.row.to_numpy()[rows]
-    found = ((*self.parts[p], r) for p, r in zip(part, row))
+    found = ((*self.parts[p], r) for p, r in zip(self._part[rows], self._row[rows]))
     return [data[offsets[r] : offsets[r + 1]] for offsets, data, r in found]
 
 

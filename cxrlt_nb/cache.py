@@ -22,9 +22,9 @@ import pandas as pd
 import pyarrow as pa
 import simplejpeg
 from fastcore.basics import chunked, patch
-from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from .files import read_json, write_atomically, write_json
 
@@ -141,6 +141,7 @@ class ImageCache:
         tables = [pa.ipc.open_file(pa.memory_map(str(o))).read_all() for o in files]
         self.parts = [_find_jpegs(o) for o in tables]
         self.meta = self._read_meta(tables)
+        self._part, self._row = self.meta.part.to_numpy(), self.meta.row.to_numpy()
 
     @staticmethod
     def _read_meta(tables: list[pa.Table]) -> pd.DataFrame:
@@ -206,7 +207,7 @@ def build_cache(
             leftover.unlink()
         todo = df[~df.image_id.isin(ImageCache(folder).meta.index)]
         chunks = list(chunked(list(zip(todo.path, todo.image_id)), part))
-        for chunk in progress_bar(chunks, leave=False, display=len(chunks) > 4):
+        for chunk in tqdm(chunks, 'caching', leave=False, delay=2, unit_scale=part, unit=' images'):
             rows = list(pool.map(lambda o: _make_row(*o, config), chunk))
             errors += [o['error'] for o in rows if 'error' in o]
             if good := [o for o in rows if 'error' not in o]:
@@ -279,8 +280,7 @@ def jpegs(
     rows: np.ndarray,  # (B,) positions from `rows`
 ) -> list[memoryview]:  # B JPEG files
     "The encoded images, without a copy"
-    part, row = self.meta.part.to_numpy()[rows], self.meta.row.to_numpy()[rows]
-    found = ((*self.parts[p], r) for p, r in zip(part, row))
+    found = ((*self.parts[p], r) for p, r in zip(self._part[rows], self._row[rows]))
     return [data[offsets[r] : offsets[r + 1]] for offsets, data, r in found]
 
 

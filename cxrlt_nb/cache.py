@@ -22,9 +22,9 @@ import pandas as pd
 import pyarrow as pa
 import simplejpeg
 from fastcore.basics import chunked, patch
-from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from .files import read_json, write_atomically, write_json
 
@@ -206,7 +206,7 @@ def build_cache(
             leftover.unlink()
         todo = df[~df.image_id.isin(ImageCache(folder).meta.index)]
         chunks = list(chunked(list(zip(todo.path, todo.image_id)), part))
-        for chunk in progress_bar(chunks, leave=False, display=len(chunks) > 4):
+        for chunk in tqdm(chunks, 'caching', leave=False, delay=2, unit_scale=part, unit=' images'):
             rows = list(pool.map(lambda o: _make_row(*o, config), chunk))
             errors += [o['error'] for o in rows if 'error' in o]
             if good := [o for o in rows if 'error' not in o]:

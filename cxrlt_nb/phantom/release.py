@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import simplejpeg
-from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
 from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
+from tqdm import tqdm
 
 from ..datasets import PHANTOM_MARKS
 from ..files import read_json, write_atomically, write_json
@@ -258,7 +258,7 @@ def _draw_all(root, images, drawn, paths, settings, workers):
         )
         calls.append(delayed(_draw_file)(root / path, **arguments))
     sizes = Parallel(workers, return_as='generator')(calls)
-    sizes = list(progress_bar(sizes, total=len(calls), leave=False))
+    sizes = list(tqdm(sizes, 'drawing', len(calls), leave=False, delay=2, unit=' images'))
     get_reusable_executor().shutdown()  # leave no process behind
     return sizes
 

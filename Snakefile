@@ -44,6 +44,7 @@ DEVICES = str(config.get('devices', found_devices()))
 
 try:
     if PLUGINS:
+        sys.path.insert(0, os.getcwd())  # where the trainings find them too
         run_config.load_plugins(PLUGINS)
     PRESET = run_config.pick_preset(config.get('preset', 'auto'))
     given = dict(plugins=PLUGINS) if PLUGINS else {}

@@ -172,14 +172,14 @@ def _train(args: argparse.Namespace):
 # %% ../nbs/08_cli.ipynb #bb8ed711
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
-    from cxrlt_nb.predict import decide, predict
+    from cxrlt_nb.predict import decide, predict_images
     from cxrlt_nb.runs import environment, save_predictions
 
     if args.out.suffix != '.parquet':
         args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet')
     cut = read_json(args.thresholds) if args.thresholds else None
     tta = not args.no_tta
-    p = predict(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)
+    p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)
     if cut is not None:
         decisions = decide(p, cut)
         save_predictions(args.out.with_suffix('.decisions.parquet'), p.index, decisions.to_numpy(), list(p))

@@ -6,7 +6,6 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/data.html.md"""
 
 # %% auto #0
 __all__ = [
-    'Radiograph',
     'TensorRadiograph',
     'PILRadiograph',
     'FindingsReader',
@@ -15,8 +14,6 @@ __all__ = [
     'RadiographBlock',
     'FindingsBlock',
     'rows_dl',
-    'BatchDL',
-    'make_dls',
 ]
 
 # %% ../nbs/02a_data.ipynb #0d6c2ad4
@@ -159,6 +156,10 @@ class _EncodeFindings(EncodedMultiCategorize):
 
 
 # %% ../nbs/02a_data.ipynb #73530448
+def _is_cpu(device: torch.device | str | None) -> bool:
+    return device is None or torch.device(device).type == 'cpu'
+
+
 def _check_resize(
     resize,  # fastai's `Resize`, one of the block's item transforms
     cache: ImageCache,  # The cache that replaces it
@@ -179,9 +180,12 @@ class RadiographDL(TfmdDL):
         dataset,  # fastai's `Datasets`; with a cache, its items are rows of a table with a column `image_id`
         *args,
         cache: ImageCache | None = None,  # Read images from here, instead of from their files
+        num_workers: int | None = None,  # Loader processes; None: fastai's default, but 0 for a cache and a CPU
         **kwargs,
     ):
-        super().__init__(dataset, *args, **kwargs)
+        if cache is not None and num_workers is None and _is_cpu(kwargs.get('device')):
+            num_workers = 0
+        super().__init__(dataset, *args, num_workers=num_workers, **kwargs)
         if self.drop_last and 0 < self.n < self.bs:
             raise ValueError(
                 f'{self.n} training images do not fill one batch of {self.bs}; give more images or a smaller bs'
@@ -202,10 +206,10 @@ class RadiographDL(TfmdDL):
     def do_batch(self, b):
         if self.cache is None:
             return super().do_batch(b)
-        stays_here = str(self.device) in ('cpu', 'None') and not self.fake_l.num_workers
+        stays_here = _is_cpu(self.device) and not self.fake_l.num_workers
         dtype = np.float32 if stays_here else np.uint8  # See `_BytesToFloat`
         x = torch.from_numpy(self.cache.read(self.rows[b], torch.get_num_threads(), dtype))
-        return (TensorRadiograph(x), *(y[b] for y in self.targets))
+        return (TensorRadiograph(x), *(TensorMultiCategory(y[b]) for y in self.targets))
 
 
 # %% ../nbs/02a_data.ipynb #e0e20e72
@@ -214,8 +218,8 @@ def _encode_all(
 ) -> torch.Tensor:  # (N,C)
     "The targets of all rows"
     if isinstance(targets.tfms.fs[0], FindingsReader):
-        return targets.tfms(targets.items)
-    return TensorMultiCategory(torch.stack([torch.as_tensor(o) for o in targets]))
+        return targets.tfms(targets.items).as_subclass(torch.Tensor)
+    return torch.stack([torch.as_tensor(o).as_subclass(torch.Tensor) for o in targets])
 
 
 # %% ../nbs/02a_data.ipynb #84a5b3df
@@ -242,87 +246,4 @@ def rows_dl(
     **kwargs,  # Arguments that differ from the validation loader's, e.g. `bs`
 ) -> RadiographDL:
     "A loader of the rows of `df` in their order, with the validation loader's transforms"
-    if not isinstance(df, pd.DataFrame):
-        return _old_rows_dl(dls, df, **kwargs)
     return dls.test_dl(df, with_labels=True, **kwargs)
-
-
-# %% ../nbs/02a_data.ipynb #6c4baeef
-# Old loaders, until every notebook uses a block
-from fastai.data.core import Datasets
-from fastai.torch_core import default_device
-
-Radiograph = TensorRadiograph
-
-
-class _ReadImages(Transform):
-    def __init__(self, images, dtype=np.uint8):
-        self.images, self.dtype = images, dtype
-
-    def encodes(self, rows):
-        x = torch.from_numpy(self.images.read(np.atleast_1d(rows), torch.get_num_threads(), self.dtype))
-        return TensorRadiograph(x if np.ndim(rows) else x[0])
-
-    def decodes(self, x: TensorRadiograph):
-        return 255 * x if x.is_floating_point() else x
-
-
-class _ReadTargets(Transform):
-    def __init__(self, targets, labels):
-        self.targets, self.labels = torch.tensor(np.array(targets, np.float32)), list(labels)
-
-    def encodes(self, rows):
-        return TensorMultiCategory(self.targets[rows])
-
-    def decodes(self, y: TensorMultiCategory):
-        return Findings([o for o, v in zip(self.labels, y) if v > 0])
-
-
-class BatchDL(TfmdDL):
-    "Old"
-
-    def do_item(self, s):
-        return s or 0
-
-    def do_batch(self, b):
-        rows = self.dataset.items[np.asarray(b)]
-        return tuple(o.tfms(rows) for o in self.dataset.tls)
-
-
-def make_dls(
-    images,
-    targets,
-    labels,
-    train_rows,
-    valid_rows,
-    bs=32,
-    num_workers=0,
-    mean=None,
-    std=1.0,
-    batch_tfms=(),
-    device=None,
-    **kwargs,
-):
-    "Old"
-    if len(train_rows) < bs:
-        raise ValueError(
-            f'{len(train_rows)} training images do not fill one batch of {bs}; give more images or a smaller bs'
-        )
-    device = torch.device(default_device() if device is None else device)
-    floats = device.type == 'cpu' and not num_workers
-    rows, n = np.concatenate([train_rows, valid_rows]).astype(int), len(train_rows)
-    tfms = [[_ReadImages(images, np.float32 if floats else np.uint8)], [_ReadTargets(targets, labels)]]
-    ds = Datasets(rows, tfms, splits=(slice(n), slice(n, None)), n_inp=1, dl_type=BatchDL)
-    x = ([] if floats else [_BytesToFloat()]) + (
-        [] if mean is None else [Normalize.from_stats([mean], [std], cuda=False)]
-    )
-    dls = ds.dataloaders(
-        bs=bs, val_bs=2 * bs, num_workers=num_workers, after_batch=[*x, *batch_tfms], device=device, **kwargs
-    )
-    dls.vocab = list(labels)
-    return dls
-
-
-def _old_rows_dl(dls, rows, **kwargs):
-    tls = [type(o)(np.asarray(rows), o.tfms, do_setup=False, split_idx=1) for o in dls.valid_ds.tls]
-    return dls.valid.new(Datasets(tls=tls, n_inp=1), **kwargs)

@@ -118,6 +118,14 @@ def _join_group(
     torch.set_num_threads(threads)
 
 
+def _free_port() -> int:
+    "A port that no program uses"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+# %% ../nbs/04e_distributed.ipynb #e6f86eee
 def _train(
     rank: int,  # Number of this process
     processes: int,  # Number of all
@@ -141,14 +149,15 @@ def _train(
     torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
-    "A port that no program uses"
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
 # %% ../nbs/04e_distributed.ipynb #8e8367bc
+def _epochs_done(
+    folder: str | Path,  # See `fit`
+) -> int:
+    "Number of epochs in the last checkpoint"
+    state = Checkpoint(folder).saved()
+    return state['epoch'] + 1 if state else 0
+
+
 def fit_on(
     processes: int,  # One per GPU; 1 is `fit` itself
     learn: Learner,  # From `make_learner`
@@ -164,7 +173,7 @@ def fit_on(
     "Train on several GPUs (or processes on a CPU), or resume what `folder` holds; `ValueError` as in `_share`"
     kwargs = dict(folder=folder, epochs=epochs, lr=lr, schedule=schedule, body_lr=body_lr, seed=seed, cbs=cbs)
     _share(learn.dls.bs, processes)
-    if processes > 1 and Checkpoint(folder).epochs_done() < epochs:
+    if processes > 1 and _epochs_done(folder) < epochs:
         learn.model.cpu()  # each process has a copy on its own GPU
         threads = max(1, torch.get_num_threads() // processes)
         _run_processes(processes, _train, processes, _free_port(), threads, learn, sync_bn, kwargs)

@@ -187,6 +187,65 @@ class _SeedEpochs(Callback):
         loader.rng = random.Random(self._state(0))
 
 
+# %% ../nbs/04d_learner.ipynb #b2d57c06
+def _training_state(
+    learn: Learner,  # In training
+    history: list[dict],  # One row per epoch
+) -> dict:  # Tensors, numbers and text only, so that it can be read without executing code
+    "What is needed to resume after this epoch"
+    opt = learn.opt.state_dict()
+    for group in opt['param_groups']:
+        group['lr'] = float(group['lr'])  # a schedule leaves a NumPy number, which a safe load refuses
+    smooth_loss = learn.recorder.smooth_loss
+    return dict(
+        model=get_model(learn.model).state_dict(),
+        opt=opt,
+        history=history,
+        epoch=learn.epoch,
+        smooth_loss=[smooth_loss.count, float(smooth_loss.val)],
+    )
+
+
+def _restore(
+    learn: Learner,  # About to train
+    state: dict,  # From `_training_state`
+):
+    "Give the learner the weights, the optimiser's state and the smoothed loss of a checkpoint"
+    get_model(learn.model).load_state_dict(state['model'])
+    learn.opt.load_state_dict(state['opt'])
+    smooth_loss = learn.recorder.smooth_loss
+    smooth_loss.count, value = state['smooth_loss']
+    smooth_loss.val = torch.tensor(value)
+
+
+# %% ../nbs/04d_learner.ipynb #cfc13ba6
+def _history_row(
+    learn: Learner,  # At the end of an epoch
+    images_per_s: float,  # Speed of training
+) -> dict:  # epoch, lr (the classifier's at the last step), losses, metrics, peak_memory (bytes), images_per_s
+    "What `history.csv` holds of an epoch"
+    names = learn.recorder.metric_names[1:-1]  # fastai's are 'epoch', losses, metrics, 'time'
+    values = {name: float(value) for name, value in zip(names, learn.final_record)}
+    return dict(
+        epoch=learn.epoch + 1,
+        lr=float(learn.recorder.lrs[-1]),
+        **values,
+        peak_memory=torch.cuda.max_memory_allocated(),
+        images_per_s=round(images_per_s, 1),
+    )
+
+
+def _history_line(
+    row: dict,  # From `_history_row`
+    epochs: int,  # Epochs in all
+) -> str:
+    "A row as one line of text"
+    own = ('epoch', 'lr', 'train_loss', 'valid_loss', 'peak_memory', 'images_per_s')
+    metrics = '  '.join(f'valid {name} {value:.3f}' for name, value in row.items() if name not in own)
+    losses = f'train loss {row["train_loss"]:.4f}  valid loss {row["valid_loss"]:.4f}'
+    return f'epoch {row["epoch"]:2d}/{epochs}  {losses}  {metrics}  {row["images_per_s"]:.0f} images/s'
+
+
 # %% ../nbs/04d_learner.ipynb #816ea4ee
 class Checkpoint(Callback):
     "Save a checkpoint and a row of history after each epoch; resume from the last one"
@@ -201,27 +260,14 @@ class Checkpoint(Callback):
         self.file, self.table, self.say = Path(folder) / 'checkpoint.pt', Path(folder) / 'history.csv', say
 
     def saved(self) -> dict | None:
-        "The last checkpoint, if there is one"
         return torch.load(self.file, weights_only=True, map_location='cpu') if self.file.exists() else None
 
-    def epochs_done(self) -> int:
-        "Number of epochs in the last checkpoint"
-        state = self.saved()
-        return state['epoch'] + 1 if state else 0
-
     def before_fit(self):
-        state = self.saved()
-        self.history, self.first = (state['history'], state['epoch'] + 1) if state else ([], 0)
-        if state:
-            self._restore(state)
+        self.history, self.first = [], 0
+        if state := self.saved():
+            _restore(self.learn, state)
+            self.history, self.first = state['history'], state['epoch'] + 1
             self.say(f'resuming after epoch {self.first} of {self.n_epoch}')
-
-    def _restore(self, state):
-        get_model(self.model).load_state_dict(state['model'])
-        self.opt.load_state_dict(state['opt'])
-        smooth_loss = self.recorder.smooth_loss
-        smooth_loss.count, value = state['smooth_loss']
-        smooth_loss.val = torch.tensor(value)
 
     def before_train(self):
         self.start = time.perf_counter()
@@ -229,61 +275,26 @@ class Checkpoint(Callback):
 
     def after_train(self):
         images = self.dls.train.bs * len(self.dls.train) * max(1, num_distrib())
-        self.rate = images / (time.perf_counter() - self.start)
+        self.images_per_s = images / (time.perf_counter() - self.start)
         loss = float(self.smooth_loss)
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f'the loss is {loss} in epoch {self.epoch + 1}: training diverged; try a smaller lr'
-            )
+            epoch = self.epoch + 1
+            raise FloatingPointError(f'the loss is {loss} in epoch {epoch}: training diverged; try a smaller lr')
 
     def after_epoch(self):
         if self.epoch < self.first or rank_distrib():
             return  # an epoch that was skipped; or not the first of several processes, which writes for all
-        self.history.append(self._row())
+        self.history.append(_history_row(self.learn, self.images_per_s))
         with write_atomically(self.file) as tmp:
-            torch.save(self._state(), tmp)
+            torch.save(_training_state(self.learn, self.history), tmp)
         with write_atomically(self.table) as tmp:
             pd.DataFrame(self.history).to_csv(tmp, index=False)
-        self.say(self._line())
-
-    def _values(self) -> dict:
-        "Losses and metrics of this epoch by name; fastai's names are 'epoch', losses, metrics, 'time'"
-        names = self.recorder.metric_names[1:-1]
-        return {name: float(value) for name, value in zip(names, self.learn.final_record)}
-
-    def _row(self) -> dict:
-        "This epoch's row of `history.csv`; `lr` is the classifier's at the last step, `peak_memory` in bytes"
-        return dict(
-            epoch=self.epoch + 1,
-            lr=float(self.recorder.lrs[-1]),
-            **self._values(),
-            peak_memory=torch.cuda.max_memory_allocated(),
-            images_per_s=round(self.rate, 1),
-        )
-
-    def _state(self) -> dict:
-        opt = self.opt.state_dict()
-        for group in opt['param_groups']:
-            group['lr'] = float(group['lr'])  # a schedule leaves a NumPy number, which a safe load refuses
-        smooth_loss = self.recorder.smooth_loss
-        return dict(
-            model=get_model(self.model).state_dict(),
-            opt=opt,
-            history=self.history,
-            epoch=self.epoch,
-            smooth_loss=[smooth_loss.count, float(smooth_loss.val)],
-        )
-
-    def _line(self) -> str:
-        train_loss, valid_loss, *metrics = self._values().items()
-        losses = f'train loss {train_loss[1]:.4f}  valid loss {valid_loss[1]:.4f}'
-        scores = '  '.join(f'valid {name} {value:.3f}' for name, value in metrics)
-        return f'epoch {self.epoch + 1:2d}/{self.n_epoch}  {losses}  {scores}  {self.rate:.0f} images/s'
+        self.say(_history_line(self.history[-1], self.n_epoch))
 
 
 # %% ../nbs/04d_learner.ipynb #c0def129
 class _Progress(Callback):
-    "Say how far an epoch is, once a minute"
+    "Print the progress of an epoch once a minute"
 
     def __init__(
         self,
@@ -331,7 +342,8 @@ def fit(
     learn.create_opt()
     if body_lr == 0:
         learn.freeze()
-    done = checkpoint.epochs_done()
+    state = checkpoint.saved()
+    done = state['epoch'] + 1 if state else 0
     if epochs > done:
         with learn.no_bar(), learn.no_logging():
             learn.fit(epochs, lr=list(lrs), cbs=callbacks, start_epoch=done)

@@ -15,8 +15,6 @@ __all__ = [
     'check_table',
     'StudyTable',
     'table1',
-    'fingerprint',
-    'verify',
 ]
 
 # %% ../nbs/00_table.ipynb #45742814
@@ -278,13 +276,3 @@ def verify(self: StudyTable):
     if missing:
         first = ', '.join(map(str, missing[:5]))
         raise FileNotFoundError(f'{len(missing)} of {len(paths)} listed images are not on disk; the first: {first}')
-
-
-# %% ../nbs/00_table.ipynb #0aac8ba9
-# Old names, until every notebook has the new ones
-def fingerprint(df, labels):
-    return StudyTable(df, list(labels), '').fingerprint
-
-
-def verify(df):
-    StudyTable(df, [], '').verify()

@@ -23,11 +23,17 @@ def from_top(text):
 
 
 def markdown_of(output):
-    return output.get('data', {}).get('text/markdown')
+    "The Markdown of an output, but not of a progress bar"
+    text = output.get('data', {}).get('text/markdown', '')
+    return '' if 'fastprogress' in text else text
 
 
 def text_of(output):
-    return output.get('text') or output.get('data', {}).get('text/plain', '')
+    "The text of an output; none for a picture, a progress bar or HTML that has no text of its own"
+    data = output.get('data', {})
+    text = output.get('text') or data.get('text/plain', '')
+    no_text = 'image/png' in data or 'fastprogress' in text or text.startswith('<IPython')
+    return '' if no_text else text
 
 
 def render_code(cell):

@@ -264,8 +264,8 @@ PACKAGE_OF = {
     'yaml': 'papermill',
 }
 # Needed to run notebooks, or fixed to a version that fits torch
-NOT_IMPORTED = {'papermill', 'ipykernel', 'torchvision', 'joblib', 'accelerate', 'nbconvert'}
-OPTIONAL = {'torchxrayvision', 'tensorboard'}
+NOT_IMPORTED = {'papermill', 'ipykernel', 'torchvision', 'joblib', 'accelerate'}
+OPTIONAL = {'torchxrayvision', 'tensorboard', 'nbconvert'}
 
 
 def imported_packages():

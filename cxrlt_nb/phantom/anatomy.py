@@ -216,6 +216,7 @@ def _paint_skin(chest, canvas):
     return body
 
 
+# %% ../../nbs/phantom/01_anatomy.ipynb #9e4a0190
 def _paint_abdomen(chest, canvas, body):
     "What lies below the diaphragm is brighter"
     domes = []
@@ -238,14 +239,6 @@ def _paint_arms(chest, canvas, body):
         x, y = canvas.x[:, at[1]], canvas.y[at[0]]
         arm = soft_step(0.06 - np.abs(np.abs(x) - 0.10 * y - 0.50), canvas.edge(0.02)) * soft_step(y - 0.17, 0.12) * 0.5
         canvas.image[at] = np.maximum(canvas.image[at], arm)
-
-
-def _paint_body(chest, canvas):
-    "Skin, soft tissue, abdomen and arms; returns the mask `(h,w)` of the body"
-    body = _paint_skin(chest, canvas)
-    _paint_abdomen(chest, canvas, body)
-    _paint_arms(chest, canvas, body)
-    return body
 
 
 # %% ../../nbs/phantom/01_anatomy.ipynb #aea4ea3c
@@ -402,7 +395,9 @@ def _paint_airways(chest, canvas):
 # %% ../../nbs/phantom/01_anatomy.ipynb #3bf01397
 def _paint_anatomy(chest, canvas):
     "Everything that a healthy chest shows"
-    body = _paint_body(chest, canvas)
+    body = _paint_skin(chest, canvas)
+    _paint_abdomen(chest, canvas, body)
+    _paint_arms(chest, canvas, body)
     _paint_lungs(chest, canvas, _mediastinum(chest, canvas), body)
     _paint_spine(chest, canvas, body)
     _paint_ribs(chest, canvas, body)

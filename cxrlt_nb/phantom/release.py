@@ -10,17 +10,15 @@ __all__ = ['PHANTOM', 'sample_studies', 'phantom_name', 'phantom_table', 'write_
 # %% ../../nbs/phantom/04_release.ipynb #d24a3d02
 import hashlib
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import simplejpeg
-from fastprogress.fastprogress import progress_bar
 from filelock import FileLock
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky import get_reusable_executor
+from tqdm import tqdm
 
 from ..datasets import PHANTOM_MARKS
 from ..files import read_json, write_atomically, write_json
@@ -32,18 +30,16 @@ from ..table import LABELS, SPLITS, TRAIN_IMAGES, TRAIN_POSITIVES
 _STUDIES_BY_IMAGES = np.array([69_478, 71_298, 13_529, 1_422, 60, 20, 8, 4, 2, 1, 1])
 
 # %% ../../nbs/phantom/04_release.ipynb #5ca87cfd
-_MORE_STUDIES_SHAPE, _MORE_STUDIES_MEAN = 0.6, 2.43  # Studies of a patient after the first; 155,823 / 45,480 − 1
+_SHAPE, _MEAN = 0.6, 2.43  # Studies of a patient after the first; 155,823 / 45,480 − 1
 
 
 def _sample_hierarchy(n_images, rng):
     "Draw patients and studies until there are `n_images`; the last patient is complete, so there may be a few more"
-    shape, mean = _MORE_STUDIES_SHAPE, _MORE_STUDIES_MEAN
-    studies_per_patient = 1 + rng.negative_binomial(shape, shape / (shape + mean), size=n_images)
+    studies_per_patient = 1 + rng.negative_binomial(_SHAPE, _SHAPE / (_SHAPE + _MEAN), size=n_images)
     studies = pd.DataFrame({'patient': np.repeat(np.arange(n_images), studies_per_patient)})
-    share = _STUDIES_BY_IMAGES / _STUDIES_BY_IMAGES.sum()
-    studies['images'] = 1 + rng.choice(len(share), size=len(studies), p=share)
+    studies['images'] = 1 + rng.choice(11, size=len(studies), p=_STUDIES_BY_IMAGES / _STUDIES_BY_IMAGES.sum())
     enough = (studies.images.cumsum() >= n_images).to_numpy().argmax()
-    return studies[studies.patient <= studies.patient[enough]]
+    return studies[studies.patient <= studies.patient[enough]].copy()
 
 
 # %% ../../nbs/phantom/04_release.ipynb #fb5b8ac5
@@ -100,12 +96,12 @@ def _sample_labels(studies, rng, beside_no_finding):
 def sample_studies(
     n_images: int,  # Images; the last patient is complete, so there may be a few more
     rng: np.random.Generator,  # Source of randomness
-    beside_no_finding: Sequence[str] = ('Support Devices',),  # Labels that No Finding does not exclude
+    beside_no_finding: tuple[str, ...] = ('Support Devices',),  # Labels that No Finding does not exclude
 ) -> pd.DataFrame:  # One row per study: `patient` (from 0), `images`, and the 26 labels as 0 or 1
     "Draw patients, studies and labels with the published hierarchy and prevalences (2.40 labels per image)"
     studies = _sample_hierarchy(n_images, rng)
-    labels = _sample_labels(studies, rng, beside_no_finding)
-    return pd.concat([studies, pd.DataFrame(labels, columns=LABELS, index=studies.index)], axis=1)
+    studies[LABELS] = _sample_labels(studies, rng, beside_no_finding)
+    return studies
 
 
 # %% ../../nbs/phantom/04_release.ipynb #6df4d40b
@@ -262,7 +258,7 @@ def _draw_all(root, images, drawn, paths, settings, workers):
         )
         calls.append(delayed(_draw_file)(root / path, **arguments))
     sizes = Parallel(workers, return_as='generator')(calls)
-    sizes = list(progress_bar(sizes, total=len(calls), leave=False))
+    sizes = list(tqdm(sizes, 'drawing', len(calls), leave=False, delay=2, unit=' images'))
     get_reusable_executor().shutdown()  # leave no process behind
     return sizes
 
@@ -272,10 +268,10 @@ def _write_files(root, settings, workers):
     "Write images that do not exist yet, then the csv files, and the settings last"
     images, drawn, written = _sample_population(settings)
     table = _as_release(images, written, settings['seed'])
-    sizes = _draw_all(root, images, drawn, table.path, settings, workers)
-    width, height = zip(*sizes)
+    sizes = np.array(_draw_all(root, images, drawn, table.path, settings, workers))
     files = {f'{split}.csv': table[table.split == split].drop(columns='split') for split in SPLITS}
-    files['mimic-cxr-2.0.0-metadata.csv'] = pd.DataFrame({'dicom_id': table.dicom_id, 'Rows': height, 'Columns': width})
+    metadata = {'dicom_id': table.dicom_id, 'Rows': sizes[:, 1], 'Columns': sizes[:, 0]}
+    files['mimic-cxr-2.0.0-metadata.csv'] = pd.DataFrame(metadata)
     for name, rows in files.items():
         with write_atomically(root / name) as tmp:
             rows.to_csv(tmp, index=False)
@@ -300,5 +296,5 @@ def write_phantom(
             raise ValueError(f'{root} holds csv files but no phantom: give another folder')
         else:
             few = sum(settings[split] for split in SPLITS) < 500  # drawing them is faster than starting processes
-            _write_files(root, settings, workers or (1 if few else len(os.sched_getaffinity(0))))
+            _write_files(root, settings, workers or (1 if few else cpu_count()))
     return root

@@ -7,9 +7,8 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/study/runner.html.md"""
 # %% auto #0
 __all__ = ['run_notebook', 'write_html']
 
-# %% ../../nbs/study/00_runner.ipynb #1697a9e9
+# %% ../../nbs/study/00_runner.ipynb #1f70511c
 import json
-import os
 import re
 import resource
 import time
@@ -29,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 from ..files import read_json, write_atomically, write_json
 
 
-# %% ../../nbs/study/00_runner.ipynb #854ae198
+# %% ../../nbs/study/00_runner.ipynb #1814b968
 def _take_free(
     devices: Sequence[str],  # Their names
     n: int,  # How many
@@ -71,7 +70,7 @@ def _hold_devices(
         yield mine
 
 
-# %% ../../nbs/study/00_runner.ipynb #df198397
+# %% ../../nbs/study/00_runner.ipynb #ddffb72f
 def _stopped_at(
     copy: Path,  # Notebook as papermill left it
 ) -> str:
@@ -84,7 +83,7 @@ def _stopped_at(
     return 'no cell'
 
 
-# %% ../../nbs/study/00_runner.ipynb #b34bc54c
+# %% ../../nbs/study/00_runner.ipynb #62d4a747
 def _note_peak(
     folder: Path,  # Folder of the run
 ):
@@ -95,7 +94,7 @@ def _note_peak(
     write_json(file, dict(peak_memory=max(peak, earlier)))
 
 
-# %% ../../nbs/study/00_runner.ipynb #9f7eb486
+# %% ../../nbs/study/00_runner.ipynb #62116e12
 def _execute(
     notebook: Path,  # The notebook
     to: Path,  # The executed copy
@@ -120,7 +119,7 @@ def _execute(
     return ''
 
 
-# %% ../../nbs/study/00_runner.ipynb #0898b065
+# %% ../../nbs/study/00_runner.ipynb #d7d4db47
 def run_notebook(
     notebook: str | Path,  # The notebook
     folder: str | Path,  # Folder of the run; the notebook gets it as `out` if it has that parameter
@@ -148,7 +147,7 @@ def run_notebook(
     copy.rename(folder / 'notebook.ipynb')
 
 
-# %% ../../nbs/study/00_runner.ipynb #273c048d
+# %% ../../nbs/study/00_runner.ipynb #3295df9f
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem;
        color: #1a1a1a; background: #fff; overflow-wrap: break-word; }
@@ -193,7 +192,7 @@ def write_html(
         tmp.write_text(page, encoding='utf-8')
 
 
-# %% ../../nbs/study/00_runner.ipynb #2b1900d5
+# %% ../../nbs/study/00_runner.ipynb #28e5dcb8
 @call_parse
 def _main(
     notebook: Path,  # The notebook

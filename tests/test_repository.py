@@ -124,6 +124,16 @@ def test_every_dependency_has_a_reason():
     assert names - explained == set()
 
 
+def test_the_table_of_changes_names_what_exists():
+    "“To change X, edit Y” in CONTRIBUTING.md: Y is a public name of the notebook that the line links to"
+    lines = re.findall(
+        r'^\| [^|`]+ \| `(\w+)`[^|]* \| \[nbs/([\w/]+\.ipynb)\]', (ROOT / 'CONTRIBUTING.md').read_text(), re.M
+    )
+    homes = {notebook_of(o).as_posix(): public_names(o) for o in MODULES}
+    assert len(lines) >= 10
+    assert [name for name, notebook in lines if name not in homes[notebook]] == []
+
+
 def test_make_help_lists_every_target():
     makefile = (ROOT / 'Makefile').read_text()
     phony = {o for line in re.findall(r'^\.PHONY: (.+)', makefile, re.M) for o in line.split() if '/' not in o}

@@ -128,10 +128,6 @@ d = {
             'cxrlt_nb.bench.figures.save_figures': ('bench/figures.html#save_figures', 'cxrlt_nb/bench/figures.py'),
         },
         'cxrlt_nb.cache': {
-            'cxrlt_nb.cache.CachedImages': ('cache.html#cachedimages', 'cxrlt_nb/cache.py'),
-            'cxrlt_nb.cache.CachedImages.__init__': ('cache.html#cachedimages.__init__', 'cxrlt_nb/cache.py'),
-            'cxrlt_nb.cache.CachedImages.__len__': ('cache.html#cachedimages.__len__', 'cxrlt_nb/cache.py'),
-            'cxrlt_nb.cache.CachedImages.read': ('cache.html#cachedimages.read', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache.ImageCache': ('cache.html#imagecache', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache.ImageCache.__init__': ('cache.html#imagecache.__init__', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache.ImageCache.__len__': ('cache.html#imagecache.__len__', 'cxrlt_nb/cache.py'),
@@ -238,6 +234,7 @@ d = {
             'cxrlt_nb.data._OpenRadiograph.setups': ('data.html#_openradiograph.setups', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data._check_resize': ('data.html#_check_resize', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data._encode_all': ('data.html#_encode_all', 'cxrlt_nb/data.py'),
+            'cxrlt_nb.data._is_cpu': ('data.html#_is_cpu', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data._to_pil': ('data.html#_to_pil', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data.rows_dl': ('data.html#rows_dl', 'cxrlt_nb/data.py'),
         },

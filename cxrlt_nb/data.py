@@ -156,6 +156,10 @@ class _EncodeFindings(EncodedMultiCategorize):
 
 
 # %% ../nbs/02a_data.ipynb #73530448
+def _is_cpu(device: torch.device | str | None) -> bool:
+    return device is None or torch.device(device).type == 'cpu'
+
+
 def _check_resize(
     resize,  # fastai's `Resize`, one of the block's item transforms
     cache: ImageCache,  # The cache that replaces it
@@ -176,9 +180,12 @@ class RadiographDL(TfmdDL):
         dataset,  # fastai's `Datasets`; with a cache, its items are rows of a table with a column `image_id`
         *args,
         cache: ImageCache | None = None,  # Read images from here, instead of from their files
+        num_workers: int | None = None,  # Loader processes; None: fastai's default, but 0 for a cache and a CPU
         **kwargs,
     ):
-        super().__init__(dataset, *args, **kwargs)
+        if cache is not None and num_workers is None and _is_cpu(kwargs.get('device')):
+            num_workers = 0
+        super().__init__(dataset, *args, num_workers=num_workers, **kwargs)
         if self.drop_last and 0 < self.n < self.bs:
             raise ValueError(
                 f'{self.n} training images do not fill one batch of {self.bs}; give more images or a smaller bs'
@@ -199,7 +206,7 @@ class RadiographDL(TfmdDL):
     def do_batch(self, b):
         if self.cache is None:
             return super().do_batch(b)
-        stays_here = str(self.device) in ('cpu', 'None') and not self.fake_l.num_workers
+        stays_here = _is_cpu(self.device) and not self.fake_l.num_workers
         dtype = np.float32 if stays_here else np.uint8  # See `_BytesToFloat`
         x = torch.from_numpy(self.cache.read(self.rows[b], torch.get_num_threads(), dtype))
         return (TensorRadiograph(x), *(TensorMultiCategory(y[b]) for y in self.targets))

@@ -68,7 +68,7 @@ FIGURES = {
     'loader at 512 px / bare decoding': _Figure('higher', 0.6),
     'loader at 512 px / bare decoding, one core': _Figure('higher', 0.6),
     'cache building / PIL in processes': _Figure('higher', 1.5),
-    'first batch of 264,849 rows / stock fastai': _Figure('higher', 1.5),
+    'first batch of 264,849 rows / stock fastai': _Figure('higher', 5),
     'MB per loader process at 264,849 rows': _Figure('lower', 100, stable=False),
     'basic augmentation / fastai': _Figure('higher', 4),
     'basic augmentation / kornia': _Figure('higher'),

@@ -136,9 +136,11 @@ _PACKAGES = 'cxrlt_nb torch torchvision fastai timm numpy pandas scikit-learn si
 
 
 def _git(*args: str) -> str | None:
-    "What git says about the folder of the runs; None outside a repository"
+    "What git says about the checkout of the package; None if the package is installed without one"
+    if not (checkout() / 'settings.ini').is_file():
+        return None
     try:
-        done = subprocess.run(['git', '-C', str(home()), *args], capture_output=True, text=True, check=True)
+        done = subprocess.run(['git', '-C', str(checkout()), *args], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

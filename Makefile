@@ -15,8 +15,7 @@ help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
 train: .venv/ready  ## First look: make the phantom, train a small model on it, compare it with chance (4 minutes)
-	@mkdir -p runs
-	$(PAPERMILL) nbs/05_train.ipynb runs/train.ipynb
+	$(BIN)/cxrlt train
 
 test: .venv/ready  ## Run every notebook's tests, then pytest (8 minutes on two cores)
 	$(BIN)/nbdev_test --n-workers 2

@@ -276,57 +276,76 @@ def _add(
 
 
 # %% ../nbs/08_cli.ipynb #4e260598
-_RUNS = ('runs', dict(nargs='+', type=Path, metavar='RUN', help='folder of a finished run'))
-_ROOT = ('--root', dict(type=Path, help='folder of the release; by default where the run found it'))
+def _option(
+    flag: str,  # e.g. "--bs", or "images" for a positional argument
+    help: str,  # What it is
+    **options: object,  # Of `add_argument`
+) -> tuple:  # For `_add`
+    "An argument of a command"
+    return flag, dict(help=help, **options)
+
+
+def _path(
+    flag: str,  # e.g. "--cache", or "images" for a positional argument
+    help: str,  # What it is
+    **options: object,  # Of `add_argument`
+) -> tuple:  # For `_add`
+    "An argument that is a file or a folder"
+    if not flag.startswith('-'):
+        options = dict(metavar=flag.upper()) | options
+    return _option(flag, help, type=Path, **options)
+
+
+_RUNS = _path('runs', 'folder of a finished run', nargs='+', metavar='RUN')
+_ROOT = _path('--root', 'folder of the release; by default where the run found it')
+
+
+def _add_predict(
+    commands: argparse._SubParsersAction,  # Where to
+):
+    "Add `cxrlt predict`"
+    text = 'predict images with the mean of finished runs'
+    images = _path('images', 'folder of images, or csv with image_id or dicom_id, and path')
+    options = [
+        _option('--no-tta', 'do not average each image and its mirror', action='store_true'),
+        _option('--how', 'mean over runs: prob, logit or rank [prob]', default='prob'),
+        _option('--tta-how', 'mean of image and mirror: prob, logit or rank [prob]', default='prob'),
+        _option('--calibrate', 'undo what the focal loss does to probabilities', action='store_true'),
+        _path('--thresholds', 'json file, a number per label: write 0/1 decisions too'),
+        _path('--cache', 'folder that keeps the small images'),
+        _option('--bs', 'images per batch [64]', type=int, default=64),
+    ]
+    _add(commands, 'predict', _predict, text, _RUNS, images, _path('out', 'where to write, a .parquet'), *options)
+
+
+# %% ../nbs/08_cli.ipynb #fba9de9d
+def _add_others(
+    commands: argparse._SubParsersAction,  # Where to
+):
+    "Add the commands that need saved predictions only"
+    text = 'difference between two runs on the same held-out images, with a 95 %% interval over patients'
+    a, b = [_path(o, 'folder of a finished run') for o in ('run_a', 'run_b')]
+    replicates = _option('--n', 'bootstrap replicates [1000]', type=int, default=1000)
+    _add(commands, 'compare', _compare, text, a, b, _ROOT, replicates)
+
+    text = 'threshold of each label that maximises F1 on validation images, as json'
+    out = _path('out', 'where to write')
+    _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT)
+
+    predictions = _path('predictions', 'a .parquet of cxrlt predict')
+    sample = _path('sample', "the challenge's sample submission, or the csv of the split")
+    _add(commands, 'submit', _submit, 'submission file of the CXR-LT challenge, a .zip', predictions, sample, out)
 
 
 def _parser() -> argparse.ArgumentParser:
     "The parser of the command line"
-    parser = argparse.ArgumentParser(
-        'cxrlt', description='Long-tailed classification of chest X-rays', allow_abbrev=False
-    )
+    text = 'Long-tailed classification of chest X-rays'
+    parser = argparse.ArgumentParser('cxrlt', description=text, allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _add_train(commands)
-    _add(
-        commands,
-        'predict',
-        _predict,
-        'predict images with the mean of finished runs',
-        _RUNS,
-        (
-            'images',
-            dict(type=Path, metavar='IMAGES', help='folder of images, or csv with image_id or dicom_id, and path'),
-        ),
-        ('out', dict(type=Path, metavar='OUT', help='where to write, a .parquet')),
-        ('--no-tta', dict(action='store_true', help='do not average each image and its mirror')),
-        ('--how', dict(default='prob', help='mean over runs: prob, logit or rank [prob]')),
-        ('--tta-how', dict(default='prob', help='mean of image and mirror: prob, logit or rank [prob]')),
-        ('--calibrate', dict(action='store_true', help='undo what the focal loss does to probabilities')),
-        ('--thresholds', dict(type=Path, help='json file, a number per label: write 0/1 decisions too')),
-        ('--cache', dict(type=Path, help='folder that keeps the small images')),
-        ('--bs', dict(type=int, default=64, help='images per batch [64]')),
-    )
-    _add_scores(commands)
+    _add_predict(commands)
+    _add_others(commands)
     return parser
-
-
-def _add_scores(
-    commands: argparse._SubParsersAction,  # Where to
-):
-    "Add the commands that need saved predictions only"
-    out = ('out', dict(type=Path, metavar='OUT', help='where to write'))
-    text = 'difference between two runs on the same held-out images, with a 95 %% interval over patients'
-    a, b = [(f'run_{o}', dict(type=Path, metavar=f'RUN_{o.upper()}', help='folder of a finished run')) for o in 'ab']
-    replicates = ('--n', dict(type=int, default=1000, help='bootstrap replicates [1000]'))
-    _add(commands, 'compare', _compare, text, a, b, _ROOT, replicates)
-    text = 'threshold of each label that maximises F1 on validation images, as json'
-    _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT)
-    predictions = ('predictions', dict(type=Path, metavar='PREDICTIONS', help='a .parquet of cxrlt predict'))
-    sample = (
-        'sample',
-        dict(type=Path, metavar='SAMPLE', help="the challenge's sample submission, or the csv of the split"),
-    )
-    _add(commands, 'submit', _submit, 'submission file of the CXR-LT challenge, a .zip', predictions, sample, out)
 
 
 # %% ../nbs/08_cli.ipynb #27335b39

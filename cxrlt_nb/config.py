@@ -372,8 +372,31 @@ def _check_together(
         raise ValueError(f"parameter 'bs' is {p['bs']}; mixing images needs four or more in each process's batch")
 
 
+# %% ../nbs/05a_config.ipynb #502bb369
+class _Checks(BaseModel):
+    "The checks of single values that their types cannot express"
+
+    @field_validator(*_REGISTRIES, 'preset', check_fields=False)
+    @classmethod
+    def _registered(cls, value, info):
+        several = info.field_name in _SEVERAL
+        known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
+        for name in split_names(value) if several else [value]:
+            elsewhere = several and ':' in name
+            if name is not None and name not in known and not elsewhere:
+                raise ValueError(_one_of(name, known))
+        return value
+
+    @field_validator('weights', check_fields=False)
+    @classmethod
+    def _weights_exist(cls, value):
+        if value not in (None, 'pretrained', 'scratch') and not Path(value).expanduser().is_file():
+            raise ValueError('pretrained, scratch, or a file that exists')
+        return value
+
+
 # %% ../nbs/05a_config.ipynb #508f772f
-class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _Input, _Data, _Preset):
+class TrainConfig(_Checks, _Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _Input, _Data, _Preset):
     "The parameters of the training notebook; `ValueError`, one sentence, for an unknown name or an impossible value"
 
     model_config = ConfigDict(extra='allow', strict=True)  # see `__init__`
@@ -386,24 +409,6 @@ class TrainConfig(_Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _I
             super().__init__(**given)
         except ValidationError as e:
             raise ValueError(_sentence(e.errors()[0])) from None
-
-    @field_validator(*_REGISTRIES, 'preset')
-    @classmethod
-    def _registered(cls, value, info):
-        several = info.field_name in _SEVERAL
-        known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
-        for name in split_names(value) if several else [value]:
-            elsewhere = several and ':' in name
-            if name is not None and name not in known and not elsewhere:
-                raise ValueError(_one_of(name, known))
-        return value
-
-    @field_validator('weights')
-    @classmethod
-    def _weights_exist(cls, value):
-        if value not in (None, 'pretrained', 'scratch') and not Path(value).expanduser().is_file():
-            raise ValueError('pretrained, scratch, or a file that exists')
-        return value
 
     def resolve(
         self,

@@ -199,6 +199,7 @@ def run_table(
     return table
 
 
+# %% ../nbs/06a_predict.ipynb #97e02da0
 def _predict_mirrors(
     run: AttrDict,  # From `open_model`
     plain: pd.DataFrame,  # The predictions of these images that the run has saved

@@ -216,6 +216,19 @@ def _claim(
 
 
 # %% ../nbs/05b_runs.ipynb #de76d134
+def _lock(
+    folder: Path,  # A run's folder
+) -> FileLock:  # Held
+    "Lock a folder; `RuntimeError` if another process holds it"
+    lock = FileLock(folder / 'lock', timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(f'another process is writing to {folder}; wait for it, or give another `out`') from None
+    return lock
+
+
+# %% ../nbs/05b_runs.ipynb #7be797bb
 class Run:
     "The folder of a run: open or resume it, time its steps, and finish it"
 
@@ -229,12 +242,7 @@ class Run:
         folder = parameters.get('out') or Path(runs or home() / 'runs') / _run_name(self.identity)
         self.folder = Path(folder).expanduser().resolve()
         (self.folder / 'predictions').mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder / 'lock', timeout=0)
-        try:
-            self.lock.acquire()
-        except Timeout:
-            message = f'another process is writing to {self.folder}; wait for it, or give another `out`'
-            raise RuntimeError(message) from None
+        self.lock = _lock(self.folder)
         _claim(self.folder, self.identity)
         seconds = self.folder / 'seconds.json'
         self.seconds = read_json(seconds) if seconds.exists() else {}

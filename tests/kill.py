@@ -32,23 +32,25 @@ build_cache(df, sys.argv[2], 320, part=8)
 """
 
 
-def is_orphaned_kernel(process):
-    "Is this a kernel of our environment whose parent is gone?"
+def read(file):
     try:
-        parent = (process / 'stat').read_text().rsplit(')', 1)[1].split()[1]
-        command = (process / 'cmdline').read_text()
+        return file.read_text()
     except OSError:
-        return False
-    return parent == '1' and 'ipykernel_launcher' in command and str(BIN) in command
+        return ''
 
 
-def interrupt(p):
-    "kill -9 the session of `p`, and the kernels that it leaves behind"
+def processes_of(home, command):
+    "Processes with `command` in their command line that belong to the runs in `home`"
+    found = [o for o in Path('/proc').glob('[0-9]*') if command in read(o / 'cmdline')]
+    return [o for o in found if f'CXRLT_HOME={home}\0' in read(o / 'environ')]
+
+
+def interrupt(p, home=None):
+    "kill -9 the session of `p`, and the kernels that a training in `home` leaves behind"
     os.killpg(p.pid, signal.SIGKILL)
     p.wait()
-    for process in Path('/proc').glob('[0-9]*'):
-        if is_orphaned_kernel(process):
-            os.kill(int(process.name), signal.SIGKILL)
+    for process in processes_of(home, 'ipykernel_launcher') if home else []:
+        os.kill(int(process.name), signal.SIGKILL)
 
 
 def start_cache(root, folder):
@@ -69,18 +71,9 @@ def images_of(folder):
     return hashes
 
 
-def read(file):
-    try:
-        return file.read_text()
-    except OSError:
-        return ''
-
-
 def sharing(home):
     "Processes that share a training"
-    mine = f'CXRLT_HOME={home}'
-    processes = Path('/proc').glob('[0-9]*')
-    return [o for o in processes if 'spawn_main' in read(o / 'cmdline') and mine in read(o / 'environ')]
+    return processes_of(home, 'spawn_main')
 
 
 def start_training(home, out, **more):
@@ -138,7 +131,7 @@ def interrupted_trainings(tmp, home, rng, times, processes=1):
             time.sleep(0.01)
         time.sleep(seconds)
         shared = len(sharing(home))
-        interrupt(p)
+        interrupt(p, home)
         assert not (out / 'record.json').exists(), 'an interrupted run looks finished'
         assert bool(shared) == (processes > 1), f'{shared} processes share the training'
         interrupted = time.time()

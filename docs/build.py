@@ -111,10 +111,19 @@ def method_entries(mod, cls, node):
             yield name, callable_entry(mod, name, fn, o.lineno, 4)
 
 
+def patched_class(node):
+    "The name of the class that fastcore's `@patch` adds a function to, or None"
+    is_patch = isinstance(node, ast.FunctionDef) and any('patch' in ast.unparse(o) for o in node.decorator_list)
+    return ast.unparse(node.args.args[0].annotation) if is_patch and not node.name.startswith('_') else None
+
+
 def module_entries(mod):
-    "Name → entry, for everything in `__all__`"
+    "Name → entry, for everything in `__all__`, and for public methods that are added to its classes"
     text = Path(mod.__file__).read_text()
     for node in ast.parse(text).body:
+        if cls := patched_class(node):
+            name = f'{cls}.{node.name}'
+            yield name, callable_entry(mod, name, getattr(getattr(mod, cls), node.name), node.lineno, 4)
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in mod.__all__:
             obj = getattr(mod, node.name)
             yield node.name, callable_entry(mod, node.name, obj, node.lineno, 3)
@@ -130,6 +139,15 @@ def assigned_names(node):
         return []
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     return [o.id for target in targets for o in ast.walk(target) if isinstance(o, ast.Name)]
+
+
+def names_of(node):
+    "The names that a statement defines, as the reference has them"
+    if cls := patched_class(node):
+        return [f'{cls}.{node.name}']
+    if isinstance(node, ast.ClassDef):
+        return [node.name, *(f'{node.name}.{o.name}' for o in node.body if isinstance(o, ast.FunctionDef))]
+    return [node.name] if hasattr(node, 'name') else assigned_names(node)
 
 
 class Reference:
@@ -190,9 +208,8 @@ class Entries(Processor):
             cells.append(cell)
             for name in self.defined_names(cell):
                 if name in entries and name not in done:
-                    mine = [name, *(k for k in entries if k.startswith(f'{name}.'))]
-                    done.update(mine)
-                    cells += [mk_cell(entries[k], 'markdown') for k in mine]
+                    done.add(name)
+                    cells.append(mk_cell(entries[name], 'markdown'))
         self.nb.cells = cells
         if missing := sorted(entries.keys() - done):
             raise ValueError(f'{self.nb.path_}: no export cell defines {", ".join(missing)}')
@@ -200,8 +217,7 @@ class Entries(Processor):
     def defined_names(self, cell):
         if cell.cell_type != 'code' or not {'export', 'exports'} & cell.directives_.keys():
             return []
-        nodes = ast.parse(cell.source).body
-        return [name for o in nodes for name in [getattr(o, 'name', None), *assigned_names(o)] if name]
+        return [name for o in ast.parse(cell.source).body for name in names_of(o)]
 
 
 class Prose(Processor):

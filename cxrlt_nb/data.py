@@ -155,7 +155,7 @@ class _EncodeFindings(EncodedMultiCategorize):
         return Findings([name for name, value in zip(self.vocab, y) if value > 0])
 
 
-# %% ../nbs/02a_data.ipynb #73530448
+# %% ../nbs/02a_data.ipynb #7d2b41ce
 def _is_cpu(device: torch.device | str | None) -> bool:
     return device is None or torch.device(device).type == 'cpu'
 
@@ -172,6 +172,7 @@ def _check_resize(
         )
 
 
+# %% ../nbs/02a_data.ipynb #73530448
 class RadiographDL(TfmdDL):
     "A `TfmdDL` that can read whole batches from an image cache"
 

@@ -30,7 +30,7 @@ test-kill: .venv/ready  ## Interrupt caching and training at twelve random momen
 #   SET="images=500 epochs=5"  other parameters for all trainings
 #   PLUGINS=package.module     modules that add rows, models, losses … to the registries
 #   DRY=1                      only list what would be done
-#   JOBS=2                     trainings at once; by default one per GPU, or one
+#   JOBS=2                     GPUs or CPU cores that are used at once; by default all
 #   PROFILE=slurm              a folder of profiles/; slurm submits each training to a cluster, with the paper's preset
 ROWS ?= all
 DATA ?= phantom
@@ -40,7 +40,7 @@ PRESET ?= $(if $(filter local,$(PROFILE)),auto,paper)
 comma := ,
 GPUS = $(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)
 DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(GPUS)))
-JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),1),17)
+JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),all),17)
 RULE = study
 SNAKEMAKE = $(BIN)/snakemake $(RULE) --profile profiles/$(PROFILE) \
 	$(if $(filter local,$(PROFILE)),--cores,--jobs) $(JOBS) $(if $(DRY),--dry-run) \

@@ -67,10 +67,6 @@ try:
 except (ValueError, FileNotFoundError) as e:
     raise WorkflowError(str(e)) from None
 
-cores = workflow.resource_settings.cores or 1
-if workflow.is_main_process and cores > 1 and not DEVICES and not preset.settings.get('threads'):
-    raise WorkflowError(f'{cores} trainings at once on a CPU need a number of threads each, such as SET="threads=1"')
-
 folders = {training: PLACE/name for training, name in names.items()}
 training_of = {folder.name: training for training, folder in folders.items()}
 RECORDS = [folder/'record.json' for folder in folders.values()]
@@ -172,9 +168,17 @@ def training_parameters(wildcards):
     return json.dumps(trainings[training_of[wildcards.folder]] | root)
 
 
+def training_cores(wildcards):
+    "Cores of this machine for a training: one beside a GPU, else its number of threads, or all"
+    if DEVICES:
+        return 1
+    return trainings[training_of[wildcards.folder]].get('threads') or workflow.cores or 1
+
+
 rule train:
     input: [ancient(PHANTOM/'phantom.json')] if PHANTOM else []
     output: PLACE/'{folder}/record.json'
+    threads: training_cores
     params: given=training_parameters
     resources: took=lambda w: runs.last_took(PLACE/w.folder)
     message: 'train {wildcards.folder} ({resources.took})'

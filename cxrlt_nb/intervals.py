@@ -40,9 +40,7 @@ def _ranking(
     y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
     threshold=0.5,  # For F1: one number, or one per label
-) -> (
-    AttrDict
-):  # `row`, `y`, `last` (all `(C,N)`): row, its target, whether a tie ends there; `cut`, `known` `(C,)`; `names`
+) -> AttrDict:  # row, y, last `(C,N)`: row, its target, whether a tie ends there; cut, known, names `(C,)`
     "The rows of each label from the highest score down, unknown ones last; `cut` counts those at or above `threshold`"
     y, s, names = check_scores(y_true, y_score, unknown=True)
     s = np.where(y < 0, -np.inf, s)
@@ -209,8 +207,8 @@ def positive_patients(
     return np.array([len(np.unique(unit[column])) for column in positive.T])
 
 
-#: With fewer positive patients than this, a label borrows its spread from the other labels.
-_BORROW_BELOW = 10
+#: With fewer positive patients, a label borrows its spread from the other labels.
+_FEW_PATIENTS, _FEW_IN_DIFFERENCES = 10, 3
 
 
 def macro_replicates(
@@ -226,12 +224,13 @@ def macro_replicates(
     wanted = spread * np.sqrt(k / (k - 1))
     level = np.clip(np.asarray(mean if value is None else value, float), 0, 1)
     scale = level * (1 - level) / np.sqrt(k)  # a spread of 1 on the logit scale, per patient
-    known = (k >= _BORROW_BELOW) & (scale > 0)
+    few = patients < (_FEW_IN_DIFFERENCES if difference else _FEW_PATIENTS)
+    known = ~few & (scale > 0)
     if known.any():
         typical = np.sqrt(np.mean((wanted[known] / scale[known]) ** 2))
-        wanted = np.where(k < _BORROW_BELOW, np.maximum(wanted, typical * scale), wanted)
+        wanted = np.where(few, np.maximum(wanted, typical * scale), wanted)
     if not difference:
-        k = np.maximum(k, _BORROW_BELOW)
+        k = np.maximum(k, _FEW_PATIENTS)
         wanted = wanted * np.sqrt((k - 1) / (k - 3))
     stretched = deviation * np.divide(wanted, spread, out=np.zeros_like(spread), where=spread > 0)
     return mean.mean() + np.nanmean(stretched, axis=1)

@@ -336,6 +336,7 @@ d = {
                 'cxrlt_nb/intervals.py',
             ),
             'cxrlt_nb.intervals.Estimate.macro': ('intervals.html#estimate.macro', 'cxrlt_nb/intervals.py'),
+            'cxrlt_nb.intervals.Estimate.mean': ('intervals.html#estimate.mean', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals.Estimate.minus': ('intervals.html#estimate.minus', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals.Estimate.of': ('intervals.html#estimate.of', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals._as_table': ('intervals.html#_as_table', 'cxrlt_nb/intervals.py'),
@@ -891,6 +892,7 @@ d = {
             'cxrlt_nb.runs.write_result': ('runs.html#write_result', 'cxrlt_nb/runs.py'),
         },
         'cxrlt_nb.study.compare': {
+            'cxrlt_nb.study.compare._add_verdicts': ('study/compare.html#_add_verdicts', 'cxrlt_nb/study/compare.py'),
             'cxrlt_nb.study.compare._check_runs': ('study/compare.html#_check_runs', 'cxrlt_nb/study/compare.py'),
             'cxrlt_nb.study.compare._label_groups': ('study/compare.html#_label_groups', 'cxrlt_nb/study/compare.py'),
             'cxrlt_nb.study.compare._line': ('study/compare.html#_line', 'cxrlt_nb/study/compare.py'),
@@ -924,6 +926,7 @@ d = {
             'cxrlt_nb.study.runner.write_html': ('study/runner.html#write_html', 'cxrlt_nb/study/runner.py'),
         },
         'cxrlt_nb.study.table2': {
+            'cxrlt_nb.study.table2._add_holm': ('study/table2.html#_add_holm', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._agrees': ('study/table2.html#_agrees', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._check_rows': ('study/table2.html#_check_rows', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._described': ('study/table2.html#_described', 'cxrlt_nb/study/table2.py'),

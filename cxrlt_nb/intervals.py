@@ -241,7 +241,7 @@ def macro_replicates(
     return mean.mean() + np.nanmean(stretched, axis=1)
 
 
-# %% ../nbs/04b_intervals.ipynb #a7c810ea
+# %% ../nbs/04b_intervals.ipynb #b4dc49d2
 @dataclass(frozen=True)
 class Estimate:
     "A metric of each label with its replicates over patients"
@@ -256,6 +256,14 @@ class Estimate:
     ) -> 'Estimate':
         "The estimate of some labels"
         return Estimate(self.value[labels], self.reps[labels], self.patients[labels])
+
+    @staticmethod
+    def mean(
+        estimates: list,  # Of several trainings, on the same images and draws
+    ) -> 'Estimate':
+        "The mean of several estimates"
+        values, reps = sum(o.value for o in estimates), sum(o.reps for o in estimates)
+        return Estimate(values / len(estimates), reps / len(estimates), estimates[0].patients)
 
     def macro(
         self,

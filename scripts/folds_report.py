@@ -227,7 +227,7 @@ def save(data, rungs, n, folder):
     head = dict(
         made_by='scripts/folds_report.py',
         scored_on=f'{len(y)} images of {data.truth.patient_id.nunique()} patients',
-        interval=f'95 %, {n} replicates over patients, seed 0',
+        interval=f'95 %, basic, {n} replicates over patients, seed 0',
     )
     for file, table in tables.items():
         write_result(folder / f'{file}.csv', table.reset_index(), runs, **head)

@@ -8,15 +8,13 @@ so their difference is paired. Writes `nbs/results/leakage.csv`; takes about ten
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cxrlt_nb import cli
 from cxrlt_nb.ensemble import out_of_fold
 from cxrlt_nb.files import home
 from cxrlt_nb.folds import kfold, leakage
-from cxrlt_nb.intervals import percentile_interval, replicates
-from cxrlt_nb.metrics import METRICS
+from cxrlt_nb.intervals import Estimate, estimates
 from cxrlt_nb.predict import run_table
 from cxrlt_nb.runs import open_run, read_predictions, write_result
 
@@ -45,15 +43,11 @@ def saved(run, *splits):
 
 
 def score(predictions, df, labels):
-    "Mean mAP of several predictions of the same images: value, replicates and targets"
+    "Mean AP of several predictions of the same images (an `Estimate`), and the targets"
     rows = df.loc[predictions[0].index]
     y = rows[labels].astype(int)
-    values, reps = [], []
-    for p in predictions:
-        p = p.loc[y.index, labels]
-        values.append(METRICS['map'].by_label(y, p).mean())
-        reps.append(replicates(y, p, rows.patient_id)['map'].loc[:, y.any()].mean(axis=1))
-    return np.mean(values), np.mean(reps, axis=0), y
+    found = [estimates(y, p.loc[y.index, labels], rows.patient_id, metrics=['map'])['map'] for p in predictions]
+    return Estimate.mean(found), y
 
 
 def score_rule(runs, df, labels):
@@ -65,20 +59,19 @@ def score_rule(runs, df, labels):
 
 def table_row(rule, where, scored, df, leak):
     "One line of the table"
-    value, reps, y = scored
+    estimate, y = scored
     counts = dict(models=N_FOLDS, images=len(y), patients=df.loc[y.index].patient_id.nunique())
     leaks = dict(patient_leak=leak.patient, study_leak=leak.study)
-    return dict(rule=rule, where=where, **counts, **leaks, value=value, **percentile_interval(reps))
+    return dict(rule=rule, where=where, **counts, **leaks, **estimate.macro())
 
 
 def difference_row(where, patient, image):
     "Image minus patient, on the same images and draws"
-    (value_a, reps_a, y_a), (value_b, reps_b, y_b) = patient, image
+    (estimate_a, y_a), (estimate_b, y_b) = patient, image
     if not y_a.index.equals(y_b.index):
         raise ValueError(f'{where}: the rules were scored on different images; the difference would not be paired')
-    return dict(
-        rule='image minus patient', where=where, value=value_b - value_a, **percentile_interval(reps_b - reps_a)
-    )
+    paired = estimate_b.minus(estimate_a)
+    return dict(rule='image minus patient', where=where, value=paired.pop('difference'), **paired)
 
 
 def main():
@@ -94,7 +87,7 @@ def main():
     rows += [difference_row(where, *(scored[rule][where] for rule in RULES)) for where in ('validation', 'test')]
     result = pd.DataFrame(rows)
     all_runs = [run for rule in RULES for run in runs[rule]]
-    interval = '95 %, 1,000 replicates over patients, seed 0'
+    interval = '95 %, basic, 1,000 replicates over patients, seed 0'
     write_result(RESULT, result, all_runs, made_by='scripts/leakage_study.py', interval=interval)
     print(result.round(4).to_string())
 

@@ -10,7 +10,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import timm
 from safetensors.torch import save_file
@@ -18,8 +17,7 @@ from safetensors.torch import save_file
 from cxrlt_nb import cli
 from cxrlt_nb.datasets import read_nih
 from cxrlt_nb.files import home, write_atomically
-from cxrlt_nb.intervals import percentile_interval, replicates
-from cxrlt_nb.metrics import METRICS
+from cxrlt_nb.intervals import Estimate, estimates, seeds_interval
 from cxrlt_nb.models import rename_by_order
 from cxrlt_nb.runs import open_run, read_predictions
 
@@ -63,15 +61,16 @@ def main(root):
     print(f'adapted: {record["adapted"]}; not loaded: {record["not_loaded"]}')
     table = read_nih(root)
     df = table.df.set_index('image_id')
-    values, reps = {}, {}
+    found = {}
     for start in weights:
         scored = [held_out(run, df, table.labels) for run in runs[start]]
-        values[start] = [METRICS['map'].macro(y, p) for y, p, _ in scored]
-        reps[start] = np.mean([replicates(*data)['map'].mean(axis=1) for data in scored], axis=0)
+        found[start] = [estimates(*data, metrics=['map'])['map'] for data in scored]
+    values = {start: [o.value.mean() for o in found[start]] for start in weights}
     print(pd.DataFrame(values, index=[f'seed {seed}' for seed in SEEDS]).round(4))
     y, _, patient_id = scored[0]
-    difference = np.mean(values['imagenet']) - np.mean(values['scratch'])
-    low, high = percentile_interval(reps['imagenet'] - reps['scratch']).values()
+    imagenet, scratch = (Estimate.mean(found[start]) for start in ('imagenet', 'scratch'))
+    by_seed = [a - b for a, b in zip(values['imagenet'], values['scratch'])]
+    difference, low, high, _ = seeds_interval(by_seed, imagenet.difference_replicates(scratch)).values()
     print(
         f'held-out mAP, ImageNet minus scratch, mean of {len(SEEDS)} seeds on {len(y)} images of '
         f'{patient_id.nunique()} patients: {difference:+.4f} [{low:+.4f}, {high:+.4f}]'

@@ -18,8 +18,8 @@ from matplotlib import pyplot as plt
 from ..ablation import EXTENDED, baselines, configurations
 from ..ensemble import blend_weights, mean_ensemble, study_mean
 from ..files import home
-from ..intervals import paired_interval, percentile_interval, replicates
-from ..metrics import METRICS, tiers
+from ..intervals import Estimate, estimates, holm, seeds_interval
+from ..metrics import tiers
 from ..predict import open_model, run_table
 from ..runs import check_comparable, open_run, read_predictions, write_result
 from ..table import TRAIN_POSITIVES
@@ -87,9 +87,9 @@ def _score(
     df: pd.DataFrame,  # Study table, indexed by image id
     y: pd.DataFrame,  # Targets of the held-out images
     n: int,  # Replicates
-) -> tuple:  # AP by seed and label, `(S,C)`; its replicates, mean over seeds, `(n,C)`
+) -> list:  # The AP of each seed, an `Estimate`
     "The AP of every label; `ValueError` if the predictions are of other images"
-    values, reps = [], []
+    found = []
     for seed in sorted({seed for _, seed in opened}):
         p = _predictions(name, seed, opened, df)
         odd = p.index.symmetric_difference(y.index)
@@ -99,9 +99,8 @@ def _score(
                 f'such as {odd[0]!r}; a difference would not be paired'
             )
         p = p.loc[y.index, list(y)]
-        values.append(METRICS['map'].by_label(y, p))
-        reps.append(replicates(y, p, df.patient_id.loc[y.index], n)['map'])
-    return pd.DataFrame(values), sum(reps) / len(reps)
+        found += [estimates(y, p, df.patient_id.loc[y.index], n, metrics=['map'])['map']]
+    return found
 
 
 # %% ../../nbs/study/01_compare.ipynb #1db8a0db
@@ -117,26 +116,38 @@ def _label_groups(
 
 
 def _line(
-    ours: tuple,  # From `_score`
-    base: tuple | None,  # The same of the baseline; None without one
+    ours: list,  # From `_score`
+    base: list | None,  # The same of the baseline; None without one
     labels: list[str],  # The labels to average
 ) -> dict:
     "mAP of a configuration, and its difference to the baseline"
-    value, reps = (o[labels].mean(axis=1) for o in ours)
-    line = dict(n_labels=len(labels), value=value.mean(), **percentile_interval(reps))
-    line |= dict(seed_low=value.min(), seed_high=value.max(), seeds=len(value))
+    ours = [o.of(labels) for o in ours]
+    by_seed, mean = [o.value.mean() for o in ours], Estimate.mean(ours)
+    line = dict(n_labels=len(labels), **mean.macro(), seed_low=min(by_seed), seed_high=max(by_seed), seeds=len(ours))
     if base:
-        base_value, base_reps = (o[labels].mean(axis=1) for o in base)
-        d = value - base_value
-        line |= paired_interval(d.mean(), reps - base_reps, prefix='diff_')
-        line |= dict(diff_seed_low=d.min(), diff_seed_high=d.max())
+        base = [o.of(labels) for o in base]
+        base_mean = Estimate.mean(base)
+        differences = [a.value.mean() - b.value.mean() for a, b in zip(ours, base, strict=True)]
+        method = seeds_interval(differences, mean.difference_replicates(base_mean), prefix='method_')
+        line |= mean.minus(base_mean, prefix='diff_')
+        line |= dict(method_low=method['method_low'], method_high=method['method_high'], method_p=method['p'])
     return line
 
 
 # %% ../../nbs/study/01_compare.ipynb #fef68b84
 _COLUMNS = ['configuration', 'baseline', 'labels', 'n_labels', 'value', 'low', 'high', 'seed_low', 'seed_high']
-_COLUMNS += ['difference', 'diff_low', 'diff_high', 'other_side', 'diff_seed_low', 'diff_seed_high']
+_COLUMNS += ['difference', 'diff_low', 'diff_high', 'p', 'method_low', 'method_high', 'method_p', 'p_holm', 'verdict']
 _COLUMNS += ['seeds', 'images', 'patients', 'images_per_s']
+
+
+def _add_verdicts(
+    table: pd.DataFrame,  # Lines of `comparison_table`
+) -> pd.DataFrame:
+    "Add Holm-adjusted p-values and verdicts, one family per group of labels"
+    table['p_holm'] = table.groupby('labels').method_p.transform(holm) if 'method_p' in table else np.nan
+    side = np.where(table.get('difference', np.nan) > 0, 'better', 'worse')
+    verdict = pd.Series(side, table.index).where(table.p_holm < 0.05, 'cannot tell')
+    return table.assign(verdict=verdict.where(table.p_holm.notna(), ''))
 
 
 def comparison_table(
@@ -160,7 +171,7 @@ def comparison_table(
             for group, labels in _label_groups(list(y)).items():
                 line = _line(scores[name], scores.get(base), labels)
                 lines.append(dict(configuration=name, baseline=base, labels=group, **line, **images, images_per_s=rate))
-    return pd.DataFrame(lines).reindex(columns=_COLUMNS)
+    return _add_verdicts(pd.DataFrame(lines)).reindex(columns=_COLUMNS)
 
 
 # %% ../../nbs/study/01_compare.ipynb #a4325efe
@@ -179,7 +190,7 @@ def write_comparison(
     if table.credentialed and not path.resolve().is_relative_to(home() / 'runs'):
         raise ValueError(f'{path}: results of credentialed data must be under {home() / "runs"}')
     t = comparison_table(configurations(asked), opened, table.df.set_index('image_id'), n)
-    made_by, interval = f'make study-extended GROUP={asked}', f'95 %, {n} replicates over patients, seed 0'
+    made_by, interval = f'make study-extended GROUP={asked}', f'95 %, basic, {n} replicates over patients, seed 0'
     write_result(path, t, list(opened.values()), made_by=made_by, interval=interval)
     return t
 
@@ -190,7 +201,7 @@ def plot_comparison(
     labels: str = 'all',  # "all", "head", "medium" or "tail"
     ax=None,  # Axes to draw on
 ):
-    "Forest plot of the differences to the baseline, with intervals over patients and the range over seeds; the axes"
+    "Forest plot of the differences to the baseline, with both intervals; the axes"
     t = table[(table.labels == labels) & table.difference.notna()]
     if not len(t):
         raise ValueError(
@@ -199,10 +210,9 @@ def plot_comparison(
     if ax is None:
         ax = plt.subplots(figsize=(7, 0.32 * len(t) + 1.1), layout='constrained')[1]
     names = [f'{name} − {base}' for name, base in zip(t.configuration, t.baseline)]
-    ax.hlines(names, t.diff_low, t.diff_high, lw=2, label='95 % interval over patients')
+    ax.hlines(names, t.method_low, t.method_high, lw=1, color='C3', label='95 % interval over patients and seeds')
+    ax.hlines(names, t.diff_low, t.diff_high, lw=4, label='over patients')
     ax.plot(t.difference, names, 'ko', ms=4)
-    ax.plot(t.diff_seed_low, names, 'C3|', ms=9, label='lowest and highest seed')
-    ax.plot(t.diff_seed_high, names, 'C3|', ms=9)
     ax.axvline(0, color='k', lw=0.6)
     ax.invert_yaxis()
     ax.margins(y=0.15)

@@ -35,7 +35,7 @@ from ..ablation import CLAIMS, TABLE2, StudyPreset, trainings
 from ..config import load_plugins
 from ..ensemble import mean_ensemble, out_of_fold
 from ..files import home, read_json
-from ..intervals import chance_level, paired_interval, percentile_interval, replicates
+from ..intervals import chance_level, estimates, holm, label_interval
 from ..metrics import METRICS, best_thresholds
 from ..phantom.release import PHANTOM
 from ..predict import mirror_predictions, open_model, run_table
@@ -190,12 +190,10 @@ def _metrics(
     cut: pd.Series,  # Out-of-fold threshold of each label
     patients: pd.Series,  # Patient of each image
     n: int,  # Replicates
-) -> dict:  # (value of each label, its `(n,C)` replicates) by metric
+) -> dict:  # An `Estimate` by metric
     "Metrics of each label, with replicates over patients"
-    reps = replicates(y, p, patients, n, metrics=tuple(METRICS))
-    found = {name: (metric.by_label(y, p), reps[name]) for name, metric in METRICS.items()}
-    at_cut = replicates(y, p, patients, n, threshold=cut, metrics=('mf1',))
-    return found | dict(mf1_oof=(METRICS['mf1'].by_label(y, p, cut), at_cut['mf1']))
+    at_cut = estimates(y, p, patients, n, threshold=cut, metrics=('mf1',))
+    return estimates(y, p, patients, n, metrics=tuple(METRICS)) | dict(mf1_oof=at_cut['mf1'])
 
 
 # %% ../../nbs/study/02_table2.ipynb #f3a80296
@@ -207,22 +205,21 @@ def _score_row(
     cut: pd.Series,  # Out-of-fold thresholds
     patients: pd.Series,  # Patient of each image
     n: int,  # Replicates
-) -> tuple:  # (a line per metric; a line per label; replicates by (row, phase, metric))
+) -> tuple:  # (a line per metric; a line per label; an `Estimate` by (row, phase, metric))
     "The scores of one row in one phase"
-    chance, paper, lines, reps = chance_level(y, p), TABLE2[row].paper(phase), [], {}
+    chance, paper, lines = chance_level(y, p), TABLE2[row].paper(phase), []
     sizes = dict(images=len(y), patients=patients.nunique(), labels=y.shape[1])
     found = _metrics(y, p, cut, patients, n)
-    for metric, (value, by) in found.items():
-        reps[row, phase, metric] = by.mean(axis=1).to_numpy()
-        line = dict(row=row, phase=phase, metric=metric, value=value.mean())
-        line |= percentile_interval(reps[row, phase, metric]) | dict(paper=paper.get(metric))
+    for metric, estimate in found.items():
+        line = dict(row=row, phase=phase, metric=metric, **estimate.macro(), paper=paper.get(metric))
         if metric == 'map':
             line |= dict(chance=chance.level, chance_p95=chance.p95, clears=bool(line['low'] > chance.p95))
         lines.append(line | sizes)
-    ap, by = found['map']
-    low, high = by.quantile(0.025), by.quantile(0.975)
-    labels = dict(row=row, phase=phase, n_pos=y.sum(), value=ap, low=low, high=high, chance_p95=chance.label_p95)
-    return lines, pd.DataFrame(labels).rename_axis('label').reset_index(), reps
+    ap = found['map']
+    ends = label_interval(ap.value, ap.reps, ap.patients)
+    labels = dict(row=row, phase=phase, n_pos=y.sum(), value=ap.value, **ends, chance_p95=chance.label_p95)
+    by_key = {(row, phase, metric): estimate for metric, estimate in found.items()}
+    return lines, pd.DataFrame(labels).rename_axis('label').reset_index(), by_key
 
 
 # %% ../../nbs/study/02_table2.ipynb #532bf5f2
@@ -231,10 +228,10 @@ def score_rows(
     opened: dict,  # Runs from `open_run` by row
     df: pd.DataFrame,  # Study table, indexed by image id
     n: int = 1000,  # Replicates
-) -> tuple:  # (a line per row, phase and metric; AP per row, phase and label; replicates by (row, phase, metric))
+) -> tuple:  # (a line per row, phase and metric; AP per row, phase and label; an `Estimate` by (row, phase, metric))
     "Table 2 of some rows; `ValueError` if the runs differ in more than they may, or if no labels are known"
     _check_rows(opened)
-    lines, labels, reps = [], [], {}
+    lines, labels, found = [], [], {}
     predictions = row_predictions(rows, opened)
     out_of_fold_predictions = row_predictions(rows, opened, ('validation',))
     for row in rows:
@@ -246,13 +243,13 @@ def score_rows(
             if y is None:
                 continue
             p, patients = predictions[row].loc[y.index, list(y)], df.patient_id.loc[y.index]
-            more, by_label_, draws = _score_row(row, phase, y, p, cut[list(y)], patients, n)
+            more, by_label_, by_key = _score_row(row, phase, y, p, cut[list(y)], patients, n)
             lines += [line | dict(arch=trained.arch, size=trained.size) for line in more]
             labels.append(by_label_)
-            reps |= draws
+            found |= by_key
     if not lines:
         raise ValueError('the labels of development and test are withheld; there is nothing to score')
-    return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), reps
+    return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), found
 
 
 # %% ../../nbs/study/02_table2.ipynb #090f69f6
@@ -346,24 +343,34 @@ def _verdict(
 
 # %% ../../nbs/study/02_table2.ipynb #cdea9cb6
 def _judge(
-    lines: pd.DataFrame,  # From `score_rows`
-    reps: dict,  # From `score_rows`
+    found: dict,  # From `score_rows`
 ) -> pd.DataFrame:
-    "A line per claim, metric and phase (the claim's, and both) with difference, interval and verdict"
-    value, judged = lines.set_index(['row', 'phase', 'metric']).value, []
+    "A line per claim, metric and phase (the claim's, and both) with difference, interval and verdicts"
+    judged = []
     for key, c in CLAIMS.items():
         for metric, expect in c.expect.items():
             paper = c.paper_difference(metric)
             for phase in (c.phase, 'both'):
                 a, b = (c.a, phase, metric), (c.b, phase, metric)
-                if a not in reps or b not in reps:
+                if a not in found or b not in found:
                     continue  # one of the two rows was not asked for
                 line = dict(claim=key, says=c.says, a=c.a, b=c.b, metric=metric, expect=expect)
                 line |= dict(paper=paper, table_agrees=_agrees(paper, expect), phase=phase)
-                line |= paired_interval(value[b] - value[a], reps[b] - reps[a])
+                line |= found[b].minus(found[a])
                 judged.append(line | dict(verdict=_verdict(line['low'], line['high'], expect), note=c.note))
-    columns = 'claim says a b metric expect paper table_agrees phase difference low high other_side verdict note'
-    return pd.DataFrame(judged, columns=columns.split())
+    columns = 'claim says a b metric expect paper table_agrees phase difference low high p verdict note'
+    return _add_holm(pd.DataFrame(judged, columns=columns.split()))
+
+
+def _add_holm(
+    judged: pd.DataFrame,  # Claims with p-values and verdicts
+) -> pd.DataFrame:
+    "Add Holm-adjusted p-values of the claimed rises and falls of each table, and the verdicts that survive them"
+    directed = judged[judged.expect != 'alike']
+    by_table = directed.p.groupby(directed.phase == 'both')
+    judged['p_holm'] = by_table.transform(holm).reindex(judged.index)
+    survives = ~(judged.p_holm > 0.05)
+    return judged.assign(verdict_holm=judged.verdict.where(survives, 'inconclusive'))
 
 
 # %% ../../nbs/study/02_table2.ipynb #52aeb694
@@ -390,6 +397,7 @@ def describe_claims(
             'claim': first.says,
             'rows': f'({first.a}) → ({first.b})',
             'verdict': _overall(t.verdict),
+            'after Holm': _overall(t.verdict_holm),
             'here': ', '.join(here),
             'paper': ', '.join(paper),
             'note': '' if pd.isna(first.note) else first.note,
@@ -476,8 +484,11 @@ def write_table2(
     table = run_table(open_model(runs[0].folder))
     if table.credentialed and not to.resolve().is_relative_to(home() / 'runs'):
         raise ValueError(f'{to}: results of credentialed data must be under {home() / "runs"}')
-    lines, labels, reps = score_rows(rows, opened, table.df.set_index('image_id'), n)
-    tables = {'': lines, '_labels': labels, '_claims': _judge(lines, reps), '_cost': _row_costs(rows, opened)}
-    made_by, interval = f'make study ROWS={",".join(map(str, rows))}', f'95 %, {n} replicates over patients, seed 0'
+    lines, labels, found = score_rows(rows, opened, table.df.set_index('image_id'), n)
+    tables = {'': lines, '_labels': labels, '_claims': _judge(found), '_cost': _row_costs(rows, opened)}
+    made_by, interval = (
+        f'make study ROWS={",".join(map(str, rows))}',
+        f'95 %, basic, {n} replicates over patients, seed 0',
+    )
     for suffix, t in tables.items():
         write_result(to / f'{name}{suffix}.csv', t, runs, made_by=made_by, interval=interval)

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from fastcore.basics import AttrDict
+from matplotlib import pyplot as plt
 from numba import njit, prange
 from scipy import stats
 from scipy.special import expit, logit
@@ -241,7 +242,7 @@ def macro_replicates(
     return mean.mean() + np.nanmean(stretched, axis=1)
 
 
-# %% ../nbs/04b_intervals.ipynb #b4dc49d2
+# %% ../nbs/04b_intervals.ipynb #841d9023
 @dataclass(frozen=True)
 class Estimate:
     "A metric of each label with its replicates over patients"
@@ -508,12 +509,18 @@ def plot_labels(
     chance: pd.Series | None = None,  # What chance reaches by label, e.g. `beats_chance(...).chance_p95`
     ax=None,  # Axes to draw on
 ):  # The axes
-    "Each label's value with its interval, the most common on top, and the level of chance"
+    "Each label's value with its interval, if it has one, the most common on top, and the level of chance"
     table = table.sort_values('n_pos')
-    ax = table.reset_index(names='label').plot.scatter('value', 'label', s=12, ax=ax)
-    ax.hlines(table.index, table.low, table.high, lw=1)
+    ax = plt.subplots(figsize=(6.2, 0.2 * len(table) + 0.6), layout='constrained')[1] if ax is None else ax
+    few = table.low.isna()
+    ax.plot(table.value, table.index, 'o', ms=4, mfc='none')
+    ax.plot(table.value[~few], table.index[~few], 'C0o', ms=4)
+    ax.hlines(table.index[~few], table.low[~few], table.high[~few], lw=1)
+    if few.any():
+        ax.plot([], [], 'C0o', ms=4, mfc='none', label='too few positives for an interval')
     if chance is not None:
         ax.plot(chance[table.index], table.index, 'C3|', ms=6, label='chance, 95th percentile')
+    if few.any() or chance is not None:
         ax.legend(fontsize=9, frameon=False, loc='center right')
     ax.set_yticks(range(len(table)), [f'{label} ({n:,})' for label, n in table.n_pos.items()], fontsize=9)
     ax.set_xlabel('value, 95 % interval over patients', fontsize=9)

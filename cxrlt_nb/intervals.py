@@ -521,7 +521,7 @@ def plot_labels(
     if chance is not None:
         ax.plot(chance[table.index], table.index, 'C3|', ms=6, label='chance, 95th percentile')
     if few.any() or chance is not None:
-        ax.legend(fontsize=9, frameon=False, loc='center right')
+        ax.legend(fontsize=9, frameon=False, loc='lower center', bbox_to_anchor=(0.4, 1), ncols=2)
     ax.set_yticks(range(len(table)), [f'{label} ({n:,})' for label, n in table.n_pos.items()], fontsize=9)
     ax.set_xlabel('value, 95 % interval over patients', fontsize=9)
     ax.set_ylabel('')

@@ -361,6 +361,13 @@ def _calibration(
     return pd.DataFrame(values, ['ece', 'brier']).T
 
 
+def _mean_of(
+    labels: Sequence,  # Labels that are averaged
+) -> str:
+    "A note on a mean"
+    return f'mean of {len(labels)} finding' + ('' if len(labels) == 1 else 's')
+
+
 def _mean_row(
     name: str,  # Of the row
     labels: Sequence,  # Labels to average
@@ -377,9 +384,7 @@ def _mean_row(
         row |= interval(row[short], reps[metric][scored].mean(axis=1), level=level, prefix=f'{short}_')
     row |= table.loc[scored, ['chance', 'ece', 'brier']].mean().to_dict()
     without = [o for o in labels if o not in scored]
-    note = f'mean of {len(scored)} findings' + (
-        f'; no positive image: {", ".join(map(str, without))}' if without else ''
-    )
+    note = _mean_of(scored) + (f'; no positive image: {", ".join(map(str, without))}' if without else '')
     return row | dict(note=note)
 
 
@@ -495,35 +500,47 @@ def _group_scores(
     return scores
 
 
-def _enough(
-    y: pd.DataFrame,  # Targets, NaN outside the group
+def _too_little(
+    a: pd.DataFrame,  # Targets of the reference, NaN outside it
+    b: pd.DataFrame,  # Targets of the group, NaN outside it
+    s: pd.DataFrame,  # Scores
     unit: np.ndarray,  # Patients
     metric: str,  # Its name
+    threshold,  # For sensitivity
     min_patients: int,  # With positives; for AUC also with negatives
-) -> pd.Series:  # By label
-    "Whether a group has enough patients for an interval"
-    enough = _patients_with(y == 1, unit) >= min_patients
-    return enough & (_patients_with(y == 0, unit) >= min_patients) if metric == 'mauc' else enough
+) -> pd.Series:  # By label; empty if there is enough
+    "Why a group and its reference cannot be compared"
+    positive = pd.concat([_patients_with(o == 1, unit) for o in (a, b)], axis=1).min(axis=1)
+    negative = pd.concat([_patients_with(o == 0, unit) for o in (a, b)], axis=1).min(axis=1)
+    lack = pd.Series('', a.columns)
+    if metric == 'mauc':
+        lack = lack.mask(negative < min_patients, 'too few negatives')
+    if metric == 'sensitivity':
+        known = (a == 1) | (b == 1)
+        share = (known & (s >= label_thresholds(threshold, s.columns))).sum() / known.sum().replace(0, np.nan)
+        lack = lack.mask(positive * share < 5, 'too few positives reach the threshold')
+        lack = lack.mask(positive * (1 - share) < 5, 'too few positives miss the threshold')
+    return lack.mask(positive < min_patients, 'too few positives')
 
 
 # %% ../nbs/06b_evaluate.ipynb #b0292bd6
 def _gap_rows(
     a: tuple,  # Value and replicates of the reference
     b: tuple,  # Of the group
-    enough: pd.Series,  # By label: can the two be compared?
+    lack: pd.Series,  # From `_too_little`
     level: float,  # Coverage
 ) -> list[dict]:  # Of "macro", then of each label
     "The gaps between a group and its reference"
-    few, labels = 'too few positives for a comparison', enough.index[enough]
-    rows = [dict(finding='macro', note=f'mean of {len(labels)} findings' if len(labels) else few)]
+    labels = lack.index[lack == '']
+    rows = [dict(finding='macro', note=_mean_of(labels) if len(labels) else lack.mode()[0])]
     if len(labels):
         values = [o[0][labels].mean() for o in (a, b)]
         difference = b[1][labels].mean(axis=1) - a[1][labels].mean(axis=1)
         rows[0] |= dict(reference_value=values[0], value=values[1])
         rows[0] |= _gap(values[1] - values[0], difference, level)
-    for label, compared in enough.items():
-        row = dict(finding=label, reference_value=a[0][label], value=b[0][label], note='' if compared else few)
-        rows.append(row | (_gap(b[0][label] - a[0][label], b[1][label] - a[1][label], level) if compared else {}))
+    for label, note in lack.items():
+        row = dict(finding=label, reference_value=a[0][label], value=b[0][label], note=note)
+        rows.append(row | ({} if note else _gap(b[0][label] - a[0][label], b[1][label] - a[1][label], level)))
     return rows
 
 
@@ -540,13 +557,17 @@ def _gap(
 def _add_holm(
     table: pd.DataFrame,  # With a column `p`
     families: list[str],  # Columns; macro rows and findings are corrected apart
-) -> pd.DataFrame:  # With `p_holm` behind `p`
+    n: int,  # Replicates
+    level: float,  # Coverage
+) -> pd.DataFrame:  # With `p_holm` behind `p`, and a note where more replicates are needed
     "Correct p-values for the number of tests in their family"
     table.insert(table.columns.get_loc('p') + 1, 'p_holm', np.nan)
     tested = table[table.p.notna()]
     keys = [tested[o] for o in families] + [(tested.finding == 'macro').rename('macro')]
     for _, family in tested.groupby(keys):
         table.loc[family.index, 'p_holm'] = holm(family.p)
+    undecided = (table.p <= 2.001 / (n + 1)) & (table.p_holm > 1 - level)
+    table['note'] = table.note.mask(undecided, f'{n:,} replicates are too few for so many tests')
     return table
 
 
@@ -573,8 +594,8 @@ def _gaps_of(
         size = pd.DataFrame(dict(n=t.notna().sum(), positives=(t == 1).sum()))
         size.loc['macro'] = [t.notna().any(axis=1).sum(), size.positives.sum()]
         for m in metrics:
-            enough = _enough(t, unit, m, min_patients) & _enough(targets[reference], unit, m, min_patients)
-            for row in _gap_rows(scores[reference][m], scores[name][m], enough, level):
+            lack = _too_little(targets[reference], t, s, unit, m, options['threshold'], min_patients)
+            for row in _gap_rows(scores[reference][m], scores[name][m], lack, level):
                 if name == reference:
                     row = {k: v for k, v in row.items() if k in ('finding', 'value')} | dict(note='the reference')
                 rows.append(
@@ -612,7 +633,7 @@ def subgroup_gaps(
         rows += _gaps_of(str(by), group, y, s, unit, metrics, level, min_patients, **options)
     columns = ['by', 'group', 'reference', 'metric', 'finding', 'n', 'positives', 'value', 'reference_value']
     table = pd.DataFrame(rows).reindex(columns=[*columns, 'gap', 'gap_low', 'gap_high', 'p', 'note'])
-    return _add_holm(table, ['by', 'metric'])
+    return _add_holm(table, ['by', 'metric'], n, level)
 
 
 # %% ../nbs/06b_evaluate.ipynb #4a858c89
@@ -676,7 +697,7 @@ def compare_predictions(
         'p',
         'note',
     ]
-    return _add_holm(pd.DataFrame(rows).reindex(columns=columns), ['metric'])
+    return _add_holm(pd.DataFrame(rows).reindex(columns=columns), ['metric'], n, level)
 
 
 # %% ../nbs/06b_evaluate.ipynb #e69c4879

@@ -721,7 +721,8 @@ def _choose_groups(
 ) -> pd.DataFrame:  # The columns to group by
     "The groupings; `ValueError` for one that does not exist"
     if by is None:
-        return about[[o for o in ('sex', 'view', 'age') if o in about and _grouping(about[o]).nunique() > 1]]
+        known = {o: set(_grouping(about[o])) - {'unknown'} for o in ('sex', 'view', 'age') if o in about}
+        return about[[o for o, groups in known.items() if len(groups) > 1]]
     for name in by:
         if name not in about:
             raise ValueError(f'the labels have no column {name!r}{_suggest(name, about)}; found {list(about)}')

@@ -923,6 +923,7 @@ d = {
             'cxrlt_nb.runs.read_predictions': ('runs.html#read_predictions', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.read_result': ('runs.html#read_result', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.save_predictions': ('runs.html#save_predictions', 'cxrlt_nb/runs.py'),
+            'cxrlt_nb.runs.save_targets': ('runs.html#save_targets', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.write_result': ('runs.html#write_result', 'cxrlt_nb/runs.py'),
         },
         'cxrlt_nb.study.compare': {

@@ -451,9 +451,11 @@ def _sensitivity(
     hit = positive & (s >= label_thresholds(threshold, s.columns))
     codes, patients = pd.factorize(unit, sort=True)
     hits, positives = (o.groupby(codes).sum().to_numpy('float64') for o in (hit, positive))
+    some = positives.any(axis=1)  # only their patients count, but all are drawn
+    hits, positives = hits[some], positives[some]
     rng, reps = np.random.default_rng(seed), np.full((n, y.shape[1]), np.nan)
     for k in range(n):
-        times = np.bincount(rng.integers(0, len(patients), len(patients)), minlength=len(patients))
+        times = np.bincount(rng.integers(0, len(patients), len(patients)), minlength=len(patients))[some]
         count = times @ positives
         np.divide(times @ hits, count, out=reps[k], where=count > 0)
     value = hit.sum() / positive.sum().replace(0, np.nan)
@@ -462,11 +464,14 @@ def _sensitivity(
 
 # %% ../nbs/06b_evaluate.ipynb #9af7c9b9
 def _age_band(
-    age: pd.Series,  # Years
+    age: pd.Series,  # Years, or names of bands, which stay as they are
 ) -> pd.Series:  # e.g. "40 to 59"; missing if the age is missing or impossible
     "Bands of twenty years"
+    years = pd.to_numeric(age, errors='coerce')
+    if (years.isna() & age.notna()).any():
+        return age.astype('object')
     names = ['0 to 19', '20 to 39', '40 to 59', '60 to 79', '80 or more']
-    return pd.cut(pd.to_numeric(age), [0, 20, 40, 60, 80, 120], right=False, labels=names).astype('object')
+    return pd.cut(years, [0, 20, 40, 60, 80, 120], right=False, labels=names).astype('object')
 
 
 def _grouping(

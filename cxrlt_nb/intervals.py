@@ -1,4 +1,4 @@
-"""Bootstrap intervals over patients, paired differences, and the level that chance reaches
+"""Intervals over patients and over trainings, paired differences, and the level that chance reaches
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/intervals.html.md"""
 
@@ -6,12 +6,17 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/intervals.html.md"""
 
 # %% auto #0
 __all__ = [
+    'MIN_POSITIVE_PATIENTS',
     'replicates',
-    'percentile_interval',
+    'interval',
+    'positive_patients',
+    'macro_replicates',
     'bootstrap',
     'label_intervals',
     'paired_interval',
     'bootstrap_difference',
+    'seeds_interval',
+    'holm',
     'chance_level',
     'beats_chance',
     'plot_labels',
@@ -22,6 +27,9 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import AttrDict
 from numba import njit, prange
+from scipy import stats
+from scipy.special import expit, logit
+from statsmodels.stats.multitest import multipletests
 from threadpoolctl import threadpool_limits
 
 from .metrics import METRICS, average_precision, check_scores, label_thresholds
@@ -29,18 +37,19 @@ from .metrics import METRICS, average_precision, check_scores, label_thresholds
 
 # %% ../nbs/04b_intervals.ipynb #5f00ece8
 def _ranking(
-    y_true,  # Targets, 0/1, `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
     threshold=0.5,  # For F1: one number, or one per label
-) -> AttrDict:  # `row`, `y`, `last` (all `(C,N)`): row, its target, whether a tie ends there; `cut` `(C,)`; `names`
-    "The rows of each label from the highest score down; `cut` counts the scores at or above `threshold`"
-    y, s, names = check_scores(y_true, y_score)
+) -> AttrDict:  # row, y, last `(C,N)`: row, its target, whether a tie ends there; cut, known, names `(C,)`
+    "The rows of each label from the highest score down, unknown ones last; `cut` counts those at or above `threshold`"
+    y, s, names = check_scores(y_true, y_score, unknown=True)
+    s = np.where(y < 0, -np.inf, s)
     cut = (s >= label_thresholds(threshold, names)).sum(0)
     row = np.argsort(-s.T, axis=1, kind='stable').astype('int32')
     s, y = np.take_along_axis(s.T, row, 1), np.take_along_axis(y.T, row, 1)
     last = np.ones(s.shape, bool)
     last[:, :-1] = s[:, 1:] != s[:, :-1]
-    return AttrDict(row=row, y=y.astype(bool), last=last, cut=cut, names=names)
+    return AttrDict(row=row, y=y == 1, last=last, cut=cut, known=(y >= 0).sum(1), names=names)
 
 
 # %% ../nbs/04b_intervals.ipynb #10b9ae2b
@@ -48,15 +57,15 @@ _LANES = 16  # replicates that are walked side by side
 
 
 @njit(parallel=True, cache=True)
-def _walk(unit, y, last, cut, weight):
+def _walk(unit, y, last, cut, known, weight):
     "AP, AUC and F1 `(3,C,B,lanes)` of ranked rows `(C,N)`, row i weighted by `weight[:,unit[i]]`, `(B,units,lanes)`"
-    n_labels, n_rows, n_batches = y.shape[0], y.shape[1], weight.shape[0]
+    n_labels, n_batches = y.shape[0], weight.shape[0]
     out = np.empty((3, n_labels, n_batches, _LANES))
     for task in prange(n_labels * n_batches):
         c, b = task % n_labels, task // n_labels
         tp, n, tied_pos, tied_neg, ap, auc, tp_at_cut, n_at_cut = np.zeros((8, _LANES))
         positive_in_tie = False
-        for i in range(n_rows):
+        for i in range(known[c]):
             w = weight[b, unit[c, i]]
             if y[c, i]:
                 positive_in_tie = True
@@ -96,7 +105,7 @@ def _weighted_scores(
 ) -> np.ndarray:  # AP, AUC and F1, `(3,C,batches,lanes)`
     "`_walk`, with the number of threads of other libraries as before"
     with threadpool_limits(None):
-        return _walk(unit, ranked.y, ranked.last, ranked.cut, times)
+        return _walk(unit, ranked.y, ranked.last, ranked.cut, ranked.known, times)
 
 
 # %% ../nbs/04b_intervals.ipynb #48131896
@@ -119,7 +128,7 @@ def _draw_patients(
 _WALKED = {name: METRICS[name] for name in ('map', 'mauc', 'mf1')}
 
 
-def _recompute(metric, y, s, unit, times, n, threshold) -> np.ndarray:  # `(n,C)`
+def _recompute(metric, y, s, unit, times, n, threshold) -> np.ndarray:  # `(n,C)`; unknown targets are NaN
     "Values of a metric in `n` replicates, computed on repeated rows"
     values = []
     for k in range(n):
@@ -143,7 +152,7 @@ def _patient_codes(patient_id, n_rows) -> tuple:  # `(n_rows,)` int32 codes, num
 
 # %% ../nbs/04b_intervals.ipynb #4ea78933
 def replicates(
-    y_true,  # Targets, 0/1, `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown, and left out for this label
     y_score,  # Scores `(N,C)`
     patient_id,  # Patient of each row
     n: int = 1000,  # Replicates
@@ -160,21 +169,71 @@ def replicates(
         values = _weighted_scores(unit[ranked.row], ranked, times).reshape(3, len(ranked.names), -1)[:, :, :n]
         out = dict(zip(_WALKED, values.transpose(0, 2, 1)))
     for m in set(metrics) - set(walked):
-        y, s, names = check_scores(y_true, y_score)
+        y, s, names = check_scores(y_true, y_score, unknown=True)
+        y = np.where(y < 0, np.nan, y)
         out[m] = _recompute(METRICS[m], y, s, unit, times, n, label_thresholds(threshold, names))
     return {m: pd.DataFrame(out[m], columns=ranked.names) for m in metrics}
 
 
-# %% ../nbs/04b_intervals.ipynb #882c25de
-def percentile_interval(
-    reps,  # Replicates `(n,)`, or a frame `(n,C)`
+# %% ../nbs/04b_intervals.ipynb #b4054a08
+def interval(
+    value,  # The value itself: a number, or a Series `(C,)`
+    reps,  # Its replicates `(n,)`, or a frame `(n,C)`
+    method: str = 'basic',  # "basic", "percentile" or "normal"
     level: float = 0.95,  # Coverage
     prefix: str = '',  # Of the names "low" and "high"
 ) -> dict:  # low, high: numbers, or a Series each
-    "The middle of the replicates (Efron's percentile interval); NaN are left out"
+    "The bootstrap interval of a value (Davison and Hinkley 1997, section 5.2)"
     reps = reps if isinstance(reps, pd.DataFrame) else pd.Series(np.asarray(reps))
-    ends = reps.quantile([(1 - level) / 2, (1 + level) / 2])
-    return {f'{prefix}low': ends.iloc[0], f'{prefix}high': ends.iloc[1]}
+    low, high = (reps.quantile((1 + sign * level) / 2) for sign in (-1, 1))
+    if method == 'basic':
+        low, high = 2 * value - high, 2 * value - low
+    elif method == 'normal':
+        middle, half = 2 * value - reps.mean(), stats.norm.ppf((1 + level) / 2) * reps.std()
+        low, high = middle - half, middle + half
+    elif method != 'percentile':
+        raise ValueError(f'unknown method {method!r}; use basic, percentile or normal')
+    return {f'{prefix}low': low, f'{prefix}high': high}
+
+
+# %% ../nbs/04b_intervals.ipynb #e97efeb8
+def positive_patients(
+    y_true,  # Targets, 0/1, `(N,C)`, array or frame; NaN is unknown
+    patient_id,  # Patient of each row
+) -> np.ndarray:  # `(C,)`
+    "The number of patients with a positive image, by label"
+    positive = np.asarray(y_true, float).reshape(len(y_true), -1) == 1
+    unit, n_patients = _patient_codes(patient_id, len(positive))
+    return np.array([len(np.unique(unit[column])) for column in positive.T])
+
+
+#: With fewer positive patients, a label borrows its spread from the other labels.
+_FEW_PATIENTS, _FEW_IN_DIFFERENCES = 10, 3
+
+
+def macro_replicates(
+    reps: pd.DataFrame,  # Replicates of each label, or of its difference, `(n,C)`
+    patients: np.ndarray,  # From `positive_patients`, `(C,)`
+    difference: bool = False,  # Are these replicates of a difference?
+    value=None,  # Value of each label in [0,1], `(C,)`, of a difference the mean of both; by default from `reps`
+) -> np.ndarray:  # `(n,)`
+    "Replicates of the mean over labels, with the spread of labels with few positive patients corrected"
+    mean = reps.mean()
+    deviation, spread = (reps - mean).fillna(0).to_numpy(), reps.std(ddof=0).to_numpy()
+    k = np.maximum(patients, 2)
+    wanted = spread * np.sqrt(k / (k - 1))
+    level = np.clip(np.asarray(mean if value is None else value, float), 0, 1)
+    scale = level * (1 - level) / np.sqrt(k)  # a spread of 1 on the logit scale, per patient
+    few = patients < (_FEW_IN_DIFFERENCES if difference else _FEW_PATIENTS)
+    known = ~few & (scale > 0)
+    if known.any():
+        typical = np.sqrt(np.mean((wanted[known] / scale[known]) ** 2))
+        wanted = np.where(few, np.maximum(wanted, typical * scale), wanted)
+    if not difference:
+        k = np.maximum(k, _FEW_PATIENTS)
+        wanted = wanted * np.sqrt((k - 1) / (k - 3))
+    stretched = deviation * np.divide(wanted, spread, out=np.zeros_like(spread), where=spread > 0)
+    return mean.mean() + np.nanmean(stretched, axis=1)
 
 
 # %% ../nbs/04b_intervals.ipynb #fd1065ce
@@ -213,28 +272,43 @@ def bootstrap(
     seed: int = 0,  # Of the draws
     level: float = 0.95,  # Coverage of the interval
     threshold=0.5,  # For F1: one number, or one per label
+    method: str = 'basic',  # See `interval`
 ):  # value, low, high; bias: mean replicate − value; labels averaged; short: replicates that lack one of them
-    "Macro metric with its percentile interval over patients"
+    "Macro metric with its interval over patients"
     names = _metric_names(metric)
     values = _values(names, y_true, y_score, threshold)
     reps = replicates(y_true, y_score, patient_id, n, seed, threshold, names)
-    rows = {}
+    patients, rows = positive_patients(y_true, patient_id), {}
     for m, v in values.items():
-        defined = reps[m].loc[:, v.notna().to_numpy()]
-        means = defined.mean(axis=1)
+        defined = v.notna().to_numpy()
+        macro = macro_replicates(reps[m].loc[:, defined], patients[defined])
         rows[m] = dict(
             value=v.mean(),
-            **percentile_interval(means, level),
-            bias=means.mean() - v.mean(),
-            labels=int(v.notna().sum()),
-            short=int(defined.isna().any(axis=1).sum()),
+            **interval(v.mean(), macro, method, level),
+            bias=macro.mean() - v.mean(),
+            labels=int(defined.sum()),
+            short=int(reps[m].loc[:, defined].isna().any(axis=1).sum()),
         )
     return _as_table(rows, metric, ['labels', 'short'])
 
 
-# %% ../nbs/04b_intervals.ipynb #0d4136b2
+# %% ../nbs/04b_intervals.ipynb #c97e6ccc
+#: A label with positive images of fewer patients than this gets no interval.
+MIN_POSITIVE_PATIENTS = 5
+
+
+def _logit_interval(value, reps, patients, level) -> dict:  # low, high: Series
+    "Student's t interval of each label on the logit scale; NaN for too few positive patients"
+    k, unit = np.maximum(patients, 2), 1e-3
+    spread = logit(reps.clip(unit, 1 - unit)).std() * np.sqrt(k / (k - 1))
+    half = stats.t.ppf((1 + level) / 2, k - 1) * spread
+    middle = logit(value.clip(unit, 1 - unit))
+    enough = (patients >= MIN_POSITIVE_PATIENTS) & (spread > 0)
+    return {name: expit(middle + sign * half).where(enough) for name, sign in (('low', -1), ('high', 1))}
+
+
 def label_intervals(
-    y_true,  # Targets, 0/1, `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
     patient_id,  # Patient of each row
     metric='map',  # A name in `METRICS`
@@ -243,12 +317,13 @@ def label_intervals(
     level: float = 0.95,  # Coverage of the interval
     threshold=0.5,  # For F1: one number, or one per label
 ) -> pd.DataFrame:  # By label: n_pos, value, low, high; short: replicates in which it has no value
-    "Metric of each label with its percentile interval over patients"
+    "Metric of each label with its interval over patients; none for labels with too few positive patients"
     names = _metric_names(metric)
     value = _values(names, y_true, y_score, threshold)[metric]
     reps = replicates(y_true, y_score, patient_id, n, seed, threshold, names)[metric]
-    n_pos = check_scores(y_true, y_score)[0].sum(0, dtype=int)
-    return pd.DataFrame(dict(n_pos=n_pos, value=value, **percentile_interval(reps, level), short=reps.isna().sum()))
+    n_pos = (check_scores(y_true, y_score, unknown=True)[0] == 1).sum(0)
+    ends = _logit_interval(value, reps, positive_patients(y_true, patient_id), level)
+    return pd.DataFrame(dict(n_pos=n_pos, value=value, **ends, short=reps.isna().sum()))
 
 
 # %% ../nbs/04b_intervals.ipynb #805c99f1
@@ -257,10 +332,12 @@ def paired_interval(
     reps,  # Its replicates, `(n,)`, both models on the same draws
     level: float = 0.95,  # Coverage
     prefix: str = '',  # Of the names "low" and "high"
-) -> dict:  # difference, low, high; other_side: share of replicates that are zero or have the other sign
-    "A paired difference with its percentile interval"
-    other_side = np.mean(np.asarray(reps) * np.sign(difference) <= 0)
-    return dict(difference=difference, **percentile_interval(reps, level, prefix), other_side=other_side)
+) -> dict:  # difference, low, high; p: two-sided bootstrap p-value of no difference
+    "A paired difference with its percentile interval (Efron and Tibshirani 1993, section 15.4 for the p-value)"
+    reps = np.asarray(reps)
+    smaller = min((reps <= 0).sum(), (reps >= 0).sum())
+    p = min(1.0, 2 * (smaller + 1) / (len(reps) + 1))
+    return dict(difference=difference, **interval(difference, reps, 'percentile', level, prefix), p=p)
 
 
 # %% ../nbs/04b_intervals.ipynb #30f5f64b
@@ -274,19 +351,49 @@ def bootstrap_difference(
     seed: int = 0,  # Of the draws, the same for both
     level: float = 0.95,  # Coverage of the interval
     threshold=0.5,  # For F1: one number, or one per label
-):  # a, b, difference b−a, low, high, other_side; short: replicates that lack a label
-    "Paired difference of a macro metric, b minus a, with its percentile interval over patients"
+):  # a, b, difference b−a, low, high, p; short: replicates that lack a label
+    "Paired difference of a macro metric, b minus a, with its interval over patients and p-value"
     names = _metric_names(metric)
     values_a, values_b = (_values(names, y_true, s, threshold) for s in (score_a, score_b))
     reps_a, reps_b = (replicates(y_true, s, patient_id, n, seed, threshold, names) for s in (score_a, score_b))
-    rows = {}
+    patients, rows = positive_patients(y_true, patient_id), {}
     for m in names:
         a, b = values_a[m].mean(), values_b[m].mean()
-        difference = reps_b[m].mean(axis=1) - reps_a[m].mean(axis=1)
-        defined = reps_a[m].loc[:, values_a[m].notna().to_numpy()]
-        short = int(defined.isna().any(axis=1).sum())
+        defined, middle = values_a[m].notna().to_numpy(), (values_a[m] + values_b[m]) / 2
+        difference = (reps_b[m] - reps_a[m]).loc[:, defined]
+        difference = macro_replicates(difference, patients[defined], difference=True, value=middle[defined])
+        short = int(reps_a[m].loc[:, defined].isna().any(axis=1).sum())
         rows[m] = dict(a=a, b=b, **paired_interval(b - a, difference, level), short=short)
     return _as_table(rows, metric, ['short'])
+
+
+# %% ../nbs/04b_intervals.ipynb #b20ff1c2
+def seeds_interval(
+    differences,  # b − a of each seed, `(S,)`
+    reps,  # Replicates over patients of their mean, `(n,)`
+    level: float = 0.95,  # Coverage
+    prefix: str = '',  # Of the names "low" and "high"
+) -> dict:  # difference (the mean), low, high; p: two-sided p-value of no difference; NaN with one seed
+    "Mean difference of several trainings, with an interval over patients and seeds"
+    d = np.asarray(differences, float)
+    over_patients, over_seeds = np.var(reps), (np.var(d, ddof=1) / len(d) if len(d) > 1 else np.nan)
+    error = np.sqrt(over_patients + over_seeds)
+    freedom = (len(d) - 1) * (error**2 / over_seeds) ** 2 if over_seeds else np.inf
+    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    p = 2 * stats.t.sf(abs(d.mean()) / error, freedom) if error else 1.0
+    return {'difference': d.mean(), f'{prefix}low': d.mean() - half, f'{prefix}high': d.mean() + half, 'p': p}
+
+
+# %% ../nbs/04b_intervals.ipynb #c6e78979
+def holm(
+    p,  # p-values, `(n,)`; NaN is left out
+) -> np.ndarray:  # `(n,)`
+    "p-values of a table of comparisons, adjusted by Holm's method"
+    p = np.asarray(p, float)
+    known, adjusted = ~np.isnan(p), np.full(len(p), np.nan)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method='holm')[1]
+    return adjusted
 
 
 # %% ../nbs/04b_intervals.ipynb #db87187d

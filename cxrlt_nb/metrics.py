@@ -80,8 +80,9 @@ def _as_floats(x):
 
 # %% ../nbs/04a_metrics.ipynb #4cc1ce2c
 def check_scores(
-    y_true,  # Targets, 0/1: `(N,C)` or `(N,)`, array or frame
+    y_true,  # Targets, 0/1: `(N,C)` or `(N,)`, array, tensor or frame
     y_score,  # Scores of the same shape
+    unknown: bool = False,  # Is a missing target allowed? It becomes −1
 ) -> tuple:  # Targets int8 `(N,C)`, scores float64 `(N,C)`, label names
     "Targets and scores as arrays, with the labels' names; `ValueError` names the first invalid cell"
     y, s = (x.to_frame() if isinstance(x, pd.Series) else x for x in (y_true, y_score))
@@ -93,9 +94,16 @@ def check_scores(
         raise ValueError(f'y_true is {y.shape}, y_score is {s.shape}; both must be (rows, labels) and not empty')
     y, s = y.reshape(len(y), -1), s.reshape(len(s), -1)
     names = framed[0].columns if framed else pd.RangeIndex(y.shape[1])
-    _check_values(y, (y == 0) | (y == 1), 'target', '0 or 1', names)
+    missing = np.isnan(y) if unknown else np.zeros(y.shape, bool)
+    _check_values(y, missing | (y == 0) | (y == 1), 'target', '0 or 1', names)
     _check_values(s, np.isfinite(s), 'score', 'a finite number', names)
-    return y.astype('int8'), s, names
+    return np.where(missing, -1, y).astype('int8'), s, names
+
+
+def _as_frames(y_true, y_score):
+    "Targets and scores as frames, unknown targets as NaN"
+    y, s, names = check_scores(y_true, y_score, unknown=True)
+    return pd.DataFrame(y, columns=names).replace(-1, np.nan), pd.DataFrame(s, columns=names)
 
 
 # %% ../nbs/04a_metrics.ipynb #360bb16a
@@ -157,18 +165,20 @@ class Metric:
 
     def by_label(
         self,
-        y_true,  # Targets, 0/1, `(N,C)`
+        y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown, and left out for this label
         y_score,  # Scores `(N,C)`
         threshold=0.5,  # If the metric uses one: one number, or one per label
     ) -> pd.Series:  # By label; NaN where the metric is undefined
         "Value of each label"
-        y, s, names = check_scores(y_true, y_score)
-        missing = (self.needs_positive & ~y.any(0)) | (self.needs_negative & y.all(0))
+        y, s, names = check_scores(y_true, y_score, unknown=True)
+        positive, negative = (y == 1).any(0), (y == 0).any(0)
+        missing = ~(positive | negative) | (self.needs_positive & ~positive) | (self.needs_negative & ~negative)
         thresholds = label_thresholds(threshold, names) if self.uses_threshold else None
         values = np.full(len(names), np.nan)
         for c in np.flatnonzero(~missing):
             more = (thresholds[c],) if self.uses_threshold else ()
-            values[c] = self.function(y[:, c], s[:, c], *more)
+            known = y[:, c] >= 0
+            values[c] = self.function(y[known, c], s[known, c], *more)
         return pd.Series(values, index=names, name=self.name)
 
     def macro(
@@ -199,13 +209,13 @@ METRICS = dict(
 
 # %% ../nbs/04a_metrics.ipynb #81120d5d
 def summary(
-    y_true,  # Targets, 0/1, `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
     threshold=0.5,  # For F1: one number, or one per label
-) -> pd.DataFrame:  # By label: n_pos, prevalence, and one column per metric
+) -> pd.DataFrame:  # By label: n (images whose target is known), n_pos, prevalence, and one column per metric
     "Every metric of every label, beside the number of positive images"
-    y, _, names = check_scores(y_true, y_score)
-    counts = pd.DataFrame(dict(n_pos=y.sum(0, dtype=int), prevalence=y.mean(0)), index=names)
+    y, _ = _as_frames(y_true, y_score)
+    counts = pd.DataFrame(dict(n=y.count(), n_pos=y.sum().astype(int), prevalence=y.mean()))
     return counts.join([metric.by_label(y_true, y_score, threshold) for metric in METRICS.values()])
 
 
@@ -231,8 +241,8 @@ def by_tier(
     threshold=0.5,  # For F1: one number, or a Series by label
 ) -> pd.DataFrame:  # `scores` of head, medium, tail and all
     "The macro metrics of the head, medium and tail labels"
-    y, s, names = check_scores(y_true, y_score)
-    y, s = pd.DataFrame(y, columns=names), pd.DataFrame(s, columns=names)
+    y, s = _as_frames(y_true, y_score)
+    names = y.columns
     tier = (tiers(names) if tier is None else tier).reindex(names)
     if tier.isna().any():
         raise ValueError(f'No tier for {list(names[tier.isna()])}')
@@ -250,10 +260,9 @@ def by_group(
     threshold=0.5,  # For F1: one number, or one per label
 ) -> pd.DataFrame:  # `scores` of each group, the largest first, and of all
     "The macro metrics by view, sex, age band or any other grouping of the images"
-    y, s, names = check_scores(y_true, y_score)
+    y, s = _as_frames(y_true, y_score)
     if len(groups) != len(y):
         raise ValueError(f'{len(groups)} groups for {len(y)} rows')
-    y, s = pd.DataFrame(y, columns=names), pd.DataFrame(s, columns=names)
     group = pd.Series(np.asarray(groups, object)).astype(object)
     group = group.where(group.notna(), 'unknown')
     table = {k: scores(y[group == k], s[group == k], threshold) for k in group.value_counts().index}
@@ -284,13 +293,14 @@ def ece(
     n_bins: int = 15,  # Bins of equal width
 ) -> pd.Series:  # By label; 0 is calibrated
     "Expected calibration error of each label: mean |frequency − mean probability| over bins (Naeini et al. 2015)"
-    y, p, names = check_scores(y_true, y_prob)
+    y, p, names = check_scores(y_true, y_prob, unknown=True)
     if p.min() < 0 or p.max() > 1:
         raise ValueError(f'scores from {p.min():.3g} to {p.max():.3g}; they must be probabilities in [0,1]')
     bins = np.minimum((p * n_bins).astype(int), n_bins - 1)
-    excess = y - p
+    known = y >= 0
+    excess = np.where(known, y - p, 0)
     gaps = [np.abs(np.bincount(bins[:, c], excess[:, c])).sum() for c in range(len(names))]
-    return pd.Series(gaps, index=names, name='ECE') / len(y)
+    return pd.Series(gaps, index=names, name='ECE') / np.where(known.any(0), known.sum(0), np.nan)
 
 
 # %% ../nbs/04a_metrics.ipynb #e996ab77
@@ -302,8 +312,8 @@ def plot_reliability(
     ax=None,  # Axes to draw on
 ):  # The axes
     "Frequency of the finding against the mean predicted probability, over all labels; the diagonal is calibrated"
-    y, p, _ = check_scores(y_true, y_prob)
-    ax = CalibrationDisplay.from_predictions(y.ravel(), p.ravel(), n_bins=n_bins, name=name, ax=ax, markersize=3).ax_
+    y, p, _ = check_scores(y_true, y_prob, unknown=True)
+    ax = CalibrationDisplay.from_predictions(y[y >= 0], p[y >= 0], n_bins=n_bins, name=name, ax=ax, markersize=3).ax_
     ax.set(xlabel='predicted probability', ylabel='share with the finding')
     return ax
 
@@ -346,9 +356,11 @@ def best_thresholds(
     default: float = 0.5,  # Threshold of a label without a positive image
 ) -> pd.Series:  # Threshold by label: positive if score ≥ threshold
     "The threshold with the highest F1 of each label; warns of labels that keep `default`"
-    y, s, names = check_scores(y_true, y_score)
-    positive = y.any(0)
+    y, s, names = check_scores(y_true, y_score, unknown=True)
+    known, positive = y >= 0, (y == 1).any(0)
     if not positive.all():
         warnings.warn(f'No positive for {names[~positive].tolist()}: threshold {default} kept', stacklevel=2)
-    found = [_best_threshold(y[:, c], s[:, c]) if positive[c] else default for c in range(len(names))]
+    found = np.full(len(names), default)
+    for c in np.flatnonzero(positive):
+        found[c] = _best_threshold(y[known[:, c], c], s[known[:, c], c])
     return pd.Series(found, index=names, name='threshold')

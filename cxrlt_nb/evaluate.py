@@ -28,7 +28,17 @@ from fastcore.basics import AttrDict
 
 from .datasets import DATASETS, read_source
 from .files import write_atomically, write_json
-from .intervals import chance_level, holm, interval, paired_interval, replicates
+from cxrlt_nb.intervals import (
+    MIN_POSITIVE_PATIENTS,
+    bootstrap,
+    chance_level,
+    holm,
+    label_intervals,
+    macro_replicates,
+    paired_interval,
+    positive_patients,
+    replicates,
+)
 from .metrics import METRICS, check_scores, ece, label_thresholds, tiers
 from .table import LABELS, TRAIN_POSITIVES
 
@@ -327,7 +337,7 @@ def _as_frames(
     "Targets and scores as frames with the same names; `ValueError` if they do not fit"
     y, s = (o.detach().cpu().double().numpy() if hasattr(o, 'detach') else o for o in (y_true, y_score))
     y, s = (o.to_frame() if isinstance(o, pd.Series) else o for o in (y, s))
-    _, scores, names = check_scores(y, s)
+    _, scores, names = check_scores(y, s, unknown=True)
     targets = y.to_numpy('float64', na_value=np.nan) if isinstance(y, pd.DataFrame) else np.asarray(y, 'float64')
     unit = np.arange(len(scores)) if patient_id is None else np.asarray(patient_id)
     if len(unit) != len(scores):
@@ -372,19 +382,20 @@ def _mean_row(
     name: str,  # Of the row
     labels: Sequence,  # Labels to average
     y: pd.DataFrame,  # Targets
+    s: pd.DataFrame,  # Scores
+    unit: np.ndarray,  # Patients
     table: pd.DataFrame,  # Values by label
-    reps: dict,  # Replicates by metric
-    level: float,  # Coverage
+    **options: object,  # n, seed, level
 ) -> dict:
-    "Mean over labels with a value, with intervals from the means of their replicates"
+    "Mean over labels with a value, with intervals"
     scored = [o for o in labels if pd.notna(table.ap[o])]
     row = dict(finding=name, n=int(y[scored].notna().any(axis=1).sum()), positives=table.positives[scored].sum())
+    means = bootstrap(y[scored], s[scored], unit, list(_SHORT), **options)
     for metric, short in _SHORT.items():
-        row[short] = table.loc[scored, short].mean()
-        row |= interval(row[short], reps[metric][scored].mean(axis=1), level=level, prefix=f'{short}_')
+        row |= {short: means.value[metric], f'{short}_low': means.low[metric], f'{short}_high': means.high[metric]}
     row |= table.loc[scored, ['chance', 'ece', 'brier']].mean().to_dict()
-    without = [o for o in labels if o not in scored]
-    note = _mean_of(scored) + (f'; no positive image: {", ".join(map(str, without))}' if without else '')
+    without = [str(o) for o in labels if o not in scored]
+    note = _mean_of(scored) + (f'; no positive image: {", ".join(without)}' if without else '')
     return row | dict(note=note)
 
 
@@ -393,20 +404,18 @@ def _label_rows(
     y: pd.DataFrame,  # Targets
     s: pd.DataFrame,  # Scores
     unit: np.ndarray,  # Patients
-    reps: dict,  # Replicates by metric
-    level: float,  # Coverage
-    min_patients: int,  # See `evaluate_predictions`
+    **options: object,  # n, seed, level
 ) -> pd.DataFrame:  # By label
     "The rows of the findings"
     table = pd.DataFrame(dict(n=y.notna().sum(), positives=(y == 1).sum()))
-    positive, negative = (_patients_with(y == o, unit) for o in (1, 0))
     for metric, short in _SHORT.items():
-        table[short] = METRICS[metric].by_label(y, s)
-        for end, values in interval(table[short], reps[metric], level=level, prefix=f'{short}_').items():
-            rare = (positive < min_patients) | ((negative < min_patients) & (metric == 'mauc'))
-            table[end] = values.mask(rare)
-    table['chance'] = chance_level(y, s).label_mean.where(table.positives > 0)
-    note = pd.Series('', y.columns).mask(positive < min_patients, 'too few positives for an interval')
+        found = label_intervals(y, s, unit, metric, **options)
+        table[short], table[f'{short}_low'], table[f'{short}_high'] = found.value, found.low, found.high
+    known = {o: y[o].notna() for o in y if table.positives[o]}
+    table['chance'] = pd.Series(
+        {o: chance_level(y.loc[rows, [o]], s.loc[rows, [o]]).level for o, rows in known.items()}, dtype='float64'
+    )
+    note = pd.Series('', y.columns).mask(table.ap_low.isna(), 'too few positives for an interval')
     return table.join(_calibration(y, s)).assign(note=note.mask(table.positives == 0, 'no positive image'))
 
 
@@ -418,18 +427,17 @@ def evaluate_predictions(
     seed: int = 0,  # Of the draws
     level: float = 0.95,  # Coverage of the intervals
     tier: pd.Series | None = None,  # Tier by finding; None: by the published counts of CXR-LT
-    min_patients: int = 5,  # A finding with positives in fewer patients gets no interval
 ) -> pd.DataFrame:  # One row per finding, then the tiers and the macro row
     "AP and AUC of each finding with intervals over patients, chance AP, calibration, and the means over findings"
     y, s, unit = _as_frames(y_true, y_score, patient_id)
     if not (y == 1).any(axis=None):
         raise ValueError('there is no positive label, so there is nothing to score')
-    reps = replicates(y, s, unit, n, seed, metrics=tuple(_SHORT))
-    table = _label_rows(y, s, unit, reps, level, min_patients)
+    options = dict(n=n, seed=seed, level=level)
+    table = _label_rows(y, s, unit, **options)
     tier = tiers([o for o in y if o in TRAIN_POSITIVES]) if tier is None else tier
     parts = {k: [o for o in tier.index[tier == k] if o in y] for k in ('head', 'medium', 'tail')}
-    parts = {k: v for k, v in parts.items() if table.ap[v].notna().any()} | dict(macro=list(y))
-    means = pd.DataFrame([_mean_row(k, v, y, table, reps, level) for k, v in parts.items()])
+    parts = {k: v for k, v in parts.items() if table.auc[v].notna().any()} | dict(macro=list(y))
+    means = pd.DataFrame([_mean_row(k, v, y, s, unit, table, **options) for k, v in parts.items()])
     rows = table.rename_axis('finding').reset_index().assign(kind='finding')
     means['kind'] = ['macro' if o == 'macro' else 'tier' for o in means.finding]
     first = ['finding', 'kind', 'n', 'positives']
@@ -529,34 +537,38 @@ def _too_little(
 
 
 # %% ../nbs/06b_evaluate.ipynb #b0292bd6
+def _difference(
+    a: tuple,  # Value by label and replicates `(n,C)`
+    b: tuple,  # Likewise, on the same draws
+    labels: Sequence,  # Labels to average
+    patients: pd.Series,  # Patients with positives, by label
+    level: float,  # Coverage
+) -> dict:  # difference (b − a), low, high, p
+    "The difference of two means over labels, with its interval"
+    values = [o[0][labels] for o in (a, b)]
+    reps, middle = b[1][labels] - a[1][labels], (values[0] + values[1]) / 2
+    reps = macro_replicates(reps, patients[labels].to_numpy(), difference=True, value=middle)
+    return paired_interval(values[1].mean() - values[0].mean(), reps, level)
+
+
 def _gap_rows(
     a: tuple,  # Value and replicates of the reference
     b: tuple,  # Of the group
     lack: pd.Series,  # From `_too_little`
+    patients: pd.Series,  # Patients with positives, by label, of the smaller group
     level: float,  # Coverage
 ) -> list[dict]:  # Of "macro", then of each label
     "The gaps between a group and its reference"
     labels = lack.index[lack == '']
     rows = [dict(finding='macro', note=_mean_of(labels) if len(labels) else lack.mode()[0])]
     if len(labels):
-        values = [o[0][labels].mean() for o in (a, b)]
-        difference = b[1][labels].mean(axis=1) - a[1][labels].mean(axis=1)
-        rows[0] |= dict(reference_value=values[0], value=values[1])
-        rows[0] |= _gap(values[1] - values[0], difference, level)
+        rows[0] |= dict(reference_value=a[0][labels].mean(), value=b[0][labels].mean())
+        rows[0] |= _difference(a, b, labels, patients, level)
     for label, note in lack.items():
         row = dict(finding=label, reference_value=a[0][label], value=b[0][label], note=note)
-        rows.append(row | ({} if note else _gap(b[0][label] - a[0][label], b[1][label] - a[1][label], level)))
-    return rows
-
-
-def _gap(
-    difference: float,  # On the images as they are
-    reps,  # Its replicates
-    level: float,  # Coverage
-) -> dict:  # gap, gap_low, gap_high, p
-    "A gap with its interval"
-    found = paired_interval(difference, reps, level)
-    return dict(gap=found['difference'], gap_low=found['low'], gap_high=found['high'], p=found['p'])
+        rows.append(row | ({} if note else _difference(a, b, [label], patients, level)))
+    names = dict(difference='gap', low='gap_low', high='gap_high')
+    return [{names.get(k, k): v for k, v in row.items()} for row in rows]
 
 
 def _add_holm(
@@ -598,9 +610,11 @@ def _gaps_of(
     for name, t in targets.items():
         size = pd.DataFrame(dict(n=t.notna().sum(), positives=(t == 1).sum()))
         size.loc['macro'] = [t.notna().any(axis=1).sum(), size.positives.sum()]
+        patients = np.minimum(*(positive_patients(o, unit) for o in (t, targets[reference])))
+        patients = pd.Series(patients, y.columns)
         for m in metrics:
             lack = _too_little(targets[reference], t, s, unit, m, options['threshold'], min_patients)
-            for row in _gap_rows(scores[reference][m], scores[name][m], lack, level):
+            for row in _gap_rows(scores[reference][m], scores[name][m], lack, patients, level):
                 if name == reference:
                     row = {k: v for k, v in row.items() if k in ('finding', 'value')} | dict(note='the reference')
                 rows.append(
@@ -642,14 +656,23 @@ def subgroup_gaps(
 
 
 # %% ../nbs/06b_evaluate.ipynb #4a858c89
-def _with_macro(
-    values: pd.Series,  # By label
-    reps: pd.DataFrame,  # `(n,C)`
-) -> tuple[pd.Series, pd.DataFrame]:  # Both with "macro" in front
-    "Values and replicates with their means over the labels that have a value"
-    defined = values.index[values.notna()]
-    macro = pd.Series(dict(macro=values[defined].mean()))
-    return pd.concat([macro, values]), pd.concat([reps[defined].mean(axis=1).rename('macro'), reps], axis=1)
+def _difference_rows(
+    a: tuple,  # Value by label and replicates `(n,C)`
+    b: tuple,  # Likewise, on the same draws
+    patients: pd.Series,  # Patients with positives, by label
+    level: float,  # Coverage
+) -> list[dict]:  # Of "macro", then of each label
+    "The differences between two models"
+    defined, rows = a[0].index[a[0].notna()], []
+    for finding, labels in {'macro': defined, **{o: [o] for o in patients.index}}.items():
+        row = dict(finding=finding, note='', value_against=a[0][labels].mean(), value=b[0][labels].mean())
+        row['difference'] = row['value'] - row['value_against']
+        if finding != 'macro' and patients[finding] < MIN_POSITIVE_PATIENTS:
+            row['note'] = 'too few positives for an interval'
+        else:
+            row |= _difference(a, b, labels, patients, level)
+        rows.append(row)
+    return rows
 
 
 def compare_predictions(
@@ -661,34 +684,20 @@ def compare_predictions(
     n: int = 1000,  # Bootstrap replicates
     seed: int = 0,  # Of the draws, the same for all models
     level: float = 0.95,  # Coverage of the intervals
-    min_patients: int = 5,  # A finding with positives in fewer patients is not compared
 ) -> pd.DataFrame:  # model, against, metric, finding, value_against, value, difference, low, high, p, p_holm, note
     "Paired differences between models, for the mean and each finding, with Holm's correction"
     if len(y_scores) < 2:
         raise ValueError(f'a comparison needs two models or more; there is {len(y_scores)}')
     frames = {name: _as_frames(y_true, s, patient_id) for name, s in y_scores.items()}
     (first, (y, _, unit)), rows = next(iter(frames.items())), []
-    rare = _patients_with(y == 1, unit) < min_patients
+    patients = pd.Series(positive_patients(y, unit), y.columns)
     for m in metric:
         scores = {}
         for name, (_, s, _) in frames.items():
-            reps = replicates(y, s, unit, n, seed, threshold, (m,))[m]
-            scores[name] = _with_macro(METRICS[m].by_label(y, s, threshold), reps)
-        value_a, reps_a = scores.pop(first)
-        for name, (value_b, reps_b) in scores.items():
-            for finding in value_a.index:
-                row = dict(model=name, against=first, metric=m, finding=finding)
-                row |= dict(value_against=value_a[finding], value=value_b[finding], note='')
-                if rare.get(finding, False):
-                    row |= dict(
-                        difference=row['value'] - row['value_against'], note='too few positives for an interval'
-                    )
-                else:
-                    found = paired_interval(
-                        row['value'] - row['value_against'], reps_b[finding] - reps_a[finding], level
-                    )
-                    row |= {k: found[k] for k in ('difference', 'low', 'high', 'p')}
-                rows.append(row)
+            scores[name] = METRICS[m].by_label(y, s, threshold), replicates(y, s, unit, n, seed, threshold, (m,))[m]
+        a = scores.pop(first)
+        for name, b in scores.items():
+            rows += [dict(model=name, against=first, metric=m) | o for o in _difference_rows(a, b, patients, level)]
     columns = [
         'model',
         'against',
@@ -815,13 +824,13 @@ def write_evaluation(
     scores, known = read_prediction_file(predictions, mapping, image_id), read_labels(labels, patients)
     m, options = match_labels(scores, known, allow_missing), dict(n=n, seed=seed, level=level)
     data = (m.y_true, m.y_score)
-    tables = AttrDict(metrics=evaluate_predictions(*data, m.patient_id, **options), groups=None, comparison=None)
-    groups = _choose_groups(m.about, by)
-    if groups.shape[1]:
-        tables.groups = subgroup_gaps(*data, groups, m.patient_id, threshold=threshold, **options)
+    groups = _choose_groups(m.about, by)  # names what is wrong before anything slow begins
+    tables = AttrDict(metrics=None, groups=None, comparison=None, reliability=_reliability(*data))
     if against:
         tables.comparison = _compare_files(against, name, m, mapping, image_id, **options)
-    tables.reliability = _reliability(*data)
+    tables.metrics = evaluate_predictions(*data, m.patient_id, **options)
+    if groups.shape[1]:
+        tables.groups = subgroup_gaps(*data, groups, m.patient_id, threshold=threshold, **options)
     cut = threshold.to_dict() if isinstance(threshold, pd.Series) else threshold
     settings = dict(threshold=cut, groups=list(groups), against=Path(against).name if against else None, **options)
     about = _about(m, known, predictions=name, **settings)

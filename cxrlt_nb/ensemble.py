@@ -27,7 +27,7 @@ from scipy.special import expit, logit, softmax
 
 from .files import write_atomically
 from .folds import kfold
-from .intervals import paired_interval, percentile_interval, replicates
+from .intervals import estimates
 from .metrics import METRICS, average_precision
 
 
@@ -237,33 +237,23 @@ def study_mean(
 
 
 # %% ../nbs/06_ensemble.ipynb #1d8e2471
-def _step(y, p, patient_id, n, seed) -> dict:
-    "Value and replicates `(n,)` of each macro metric"
-    reps, step = replicates(y, p, patient_id, n, seed, metrics=list(METRICS)), {}
-    for m, metric in METRICS.items():
-        v = metric.by_label(y, p)
-        step[m] = v.mean(), reps[m].loc[:, v.notna()].mean(axis=1)
-    return step
-
-
 def ladder(
     y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
     steps: dict,  # Prediction of each step by name, in order
     patient_id,  # Patient of each row of `y_true`
     n: int = 1000,  # Replicates
     seed: int = 0,  # Of the draws, the same for all steps
-) -> pd.DataFrame:  # By (step, metric): value, low, high; difference to the step above, diff_low, diff_high, other_side
+) -> pd.DataFrame:  # By (step, metric): value, low, high; difference to the step above, diff_low, diff_high, p
     "All metrics of each step with 95 % intervals over patients, and paired differences; F1 at threshold 0.5 (§4.4)"
     frames = _align(dict(targets=y_true) | _align(steps))
     rows, before = {}, {}
     for name in steps:
-        step = _step(y_true, frames[name], patient_id, n, seed)
-        for m, (value, reps) in step.items():
-            rows[name, m] = dict(value=value, **percentile_interval(reps))
+        found = estimates(y_true, frames[name], patient_id, n, seed, metrics=list(METRICS))
+        for m, e in found.items():
+            rows[name, m] = e.macro()
             if before:
-                value_before, reps_before = before[m]
-                rows[name, m] |= paired_interval(value - value_before, reps - reps_before, prefix='diff_')
-        before = step
+                rows[name, m] |= e.minus(before[m], prefix='diff_')
+        before = found
     return pd.DataFrame(rows).T.rename_axis(['step', 'metric'])
 
 

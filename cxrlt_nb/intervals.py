@@ -11,7 +11,10 @@ __all__ = [
     'interval',
     'positive_patients',
     'macro_replicates',
+    'Estimate',
+    'estimates',
     'bootstrap',
+    'label_interval',
     'label_intervals',
     'paired_interval',
     'bootstrap_difference',
@@ -23,6 +26,8 @@ __all__ = [
 ]
 
 # %% ../nbs/04b_intervals.ipynb #7dd9abb2
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from fastcore.basics import AttrDict
@@ -213,12 +218,12 @@ _FEW_PATIENTS, _FEW_IN_DIFFERENCES = 10, 3
 
 def macro_replicates(
     reps: pd.DataFrame,  # Replicates of each label, or of its difference, `(n,C)`
-    patients: np.ndarray,  # From `positive_patients`, `(C,)`
+    patients,  # From `positive_patients`, `(C,)`
     difference: bool = False,  # Are these replicates of a difference?
     value=None,  # Value of each label in [0,1], `(C,)`, of a difference the mean of both; by default from `reps`
 ) -> np.ndarray:  # `(n,)`
     "Replicates of the mean over labels, with the spread of labels with few positive patients corrected"
-    mean = reps.mean()
+    mean, patients = reps.mean(), np.asarray(patients)
     deviation, spread = (reps - mean).fillna(0).to_numpy(), reps.std(ddof=0).to_numpy()
     k = np.maximum(patients, 2)
     wanted = spread * np.sqrt(k / (k - 1))
@@ -236,6 +241,72 @@ def macro_replicates(
     return mean.mean() + np.nanmean(stretched, axis=1)
 
 
+# %% ../nbs/04b_intervals.ipynb #a7c810ea
+@dataclass(frozen=True)
+class Estimate:
+    "A metric of each label with its replicates over patients"
+
+    value: pd.Series  # By label, `(C,)`
+    reps: pd.DataFrame  # `(n,C)`; NaN where a replicate has no positive image of the label
+    patients: pd.Series  # With a positive image, by label
+
+    def of(
+        self,
+        labels: list,  # Names
+    ) -> 'Estimate':
+        "The estimate of some labels"
+        return Estimate(self.value[labels], self.reps[labels], self.patients[labels])
+
+    def macro(
+        self,
+        method: str = 'basic',  # See `interval`
+        level: float = 0.95,  # Coverage
+    ) -> dict:  # value, low, high
+        "The mean over labels with its interval"
+        value = self.value.mean()
+        return dict(value=value, **interval(value, macro_replicates(self.reps, self.patients), method, level))
+
+    def difference_replicates(
+        self,
+        base: 'Estimate',  # Of another model on the same images and draws
+    ) -> np.ndarray:  # `(n,)`
+        "Replicates of the difference to `base` in the mean over labels"
+        middle = (self.value + base.value) / 2
+        return macro_replicates(self.reps - base.reps, self.patients, difference=True, value=middle)
+
+    def minus(
+        self,
+        base: 'Estimate',  # Of another model on the same images and draws
+        level: float = 0.95,  # Coverage
+        prefix: str = '',  # Of the names "low" and "high"
+    ) -> dict:  # difference, low, high, p
+        "The paired difference to `base` in the mean over labels"
+        difference = self.value.mean() - base.value.mean()
+        return paired_interval(difference, self.difference_replicates(base), level, prefix)
+
+
+def estimates(
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
+    y_score,  # Scores `(N,C)`
+    patient_id,  # Patient of each row; all images of one are drawn together
+    n: int = 1000,  # Replicates
+    seed: int = 0,  # The same seed and patients give the same draws, whatever the scores
+    threshold=0.5,  # For F1: one number, or one per label
+    metrics=tuple(_WALKED),  # Names in `METRICS`
+) -> dict:  # An `Estimate` by metric
+    "Metrics of every label that has a value, with replicates over patients; `ValueError` if none has one"
+    reps = replicates(y_true, y_score, patient_id, n, seed, threshold, metrics)
+    patients, found = positive_patients(y_true, patient_id), {}
+    for m in metrics:
+        value = METRICS[m].by_label(y_true, y_score, threshold)
+        defined = value.notna().to_numpy()
+        if not defined.any():
+            raise ValueError(f'{m} is undefined: no label has a positive image')
+        by_label = pd.Series(patients, value.index)
+        found[m] = Estimate(value[defined], reps[m].loc[:, defined], by_label[defined])
+    return found
+
+
 # %% ../nbs/04b_intervals.ipynb #fd1065ce
 def _metric_names(metric) -> list:
     "One name or several as a list; `ValueError` for an unknown one"
@@ -244,15 +315,6 @@ def _metric_names(metric) -> list:
         if name not in METRICS:
             raise ValueError(f'unknown metric {name!r}; choose from {list(METRICS)}')
     return names
-
-
-def _values(names, y_true, y_score, threshold) -> dict:
-    "Value of each label by metric; `ValueError` if a metric is undefined for all labels"
-    values = {m: METRICS[m].by_label(y_true, y_score, threshold) for m in names}
-    for m, v in values.items():
-        if v.isna().all():
-            raise ValueError(f'{m} is undefined: no label has a positive image')
-    return values
 
 
 def _as_table(rows, metric, counts):
@@ -275,19 +337,13 @@ def bootstrap(
     method: str = 'basic',  # See `interval`
 ):  # value, low, high; bias: mean replicate − value; labels averaged; short: replicates that lack one of them
     "Macro metric with its interval over patients"
-    names = _metric_names(metric)
-    values = _values(names, y_true, y_score, threshold)
-    reps = replicates(y_true, y_score, patient_id, n, seed, threshold, names)
-    patients, rows = positive_patients(y_true, patient_id), {}
-    for m, v in values.items():
-        defined = v.notna().to_numpy()
-        macro = macro_replicates(reps[m].loc[:, defined], patients[defined])
+    rows = {}
+    for m, e in estimates(y_true, y_score, patient_id, n, seed, threshold, _metric_names(metric)).items():
         rows[m] = dict(
-            value=v.mean(),
-            **interval(v.mean(), macro, method, level),
-            bias=macro.mean() - v.mean(),
-            labels=int(defined.sum()),
-            short=int(reps[m].loc[:, defined].isna().any(axis=1).sum()),
+            **e.macro(method, level),
+            bias=e.reps.mean(axis=1).mean() - e.value.mean(),
+            labels=len(e.value),
+            short=int(e.reps.isna().any(axis=1).sum()),
         )
     return _as_table(rows, metric, ['labels', 'short'])
 
@@ -297,14 +353,20 @@ def bootstrap(
 MIN_POSITIVE_PATIENTS = 5
 
 
-def _logit_interval(value, reps, patients, level) -> dict:  # low, high: Series
+def label_interval(
+    value: pd.Series,  # Of each label, in [0,1], `(C,)`
+    reps: pd.DataFrame,  # Their replicates, `(n,C)`
+    patients,  # From `positive_patients`, `(C,)`
+    level: float = 0.95,  # Coverage
+) -> dict:  # low, high: a Series each
     "Student's t interval of each label on the logit scale; NaN for too few positive patients"
+    patients = np.asarray(patients)
     k, unit = np.maximum(patients, 2), 1e-3
-    spread = logit(reps.clip(unit, 1 - unit)).std() * np.sqrt(k / (k - 1))
+    spread = reps.clip(unit, 1 - unit).apply(logit).std() * np.sqrt(k / (k - 1))
     half = stats.t.ppf((1 + level) / 2, k - 1) * spread
-    middle = logit(value.clip(unit, 1 - unit))
+    middle = value.clip(unit, 1 - unit).apply(logit)
     enough = (patients >= MIN_POSITIVE_PATIENTS) & (spread > 0)
-    return {name: expit(middle + sign * half).where(enough) for name, sign in (('low', -1), ('high', 1))}
+    return {name: (middle + sign * half).apply(expit).where(enough) for name, sign in (('low', -1), ('high', 1))}
 
 
 def label_intervals(
@@ -319,10 +381,10 @@ def label_intervals(
 ) -> pd.DataFrame:  # By label: n_pos, value, low, high; short: replicates in which it has no value
     "Metric of each label with its interval over patients; none for labels with too few positive patients"
     names = _metric_names(metric)
-    value = _values(names, y_true, y_score, threshold)[metric]
+    value = METRICS[metric].by_label(y_true, y_score, threshold)
     reps = replicates(y_true, y_score, patient_id, n, seed, threshold, names)[metric]
     n_pos = (check_scores(y_true, y_score, unknown=True)[0] == 1).sum(0)
-    ends = _logit_interval(value, reps, positive_patients(y_true, patient_id), level)
+    ends = label_interval(value, reps, positive_patients(y_true, patient_id), level)
     return pd.DataFrame(dict(n_pos=n_pos, value=value, **ends, short=reps.isna().sum()))
 
 
@@ -353,17 +415,13 @@ def bootstrap_difference(
     threshold=0.5,  # For F1: one number, or one per label
 ):  # a, b, difference b−a, low, high, p; short: replicates that lack a label
     "Paired difference of a macro metric, b minus a, with its interval over patients and p-value"
-    names = _metric_names(metric)
-    values_a, values_b = (_values(names, y_true, s, threshold) for s in (score_a, score_b))
-    reps_a, reps_b = (replicates(y_true, s, patient_id, n, seed, threshold, names) for s in (score_a, score_b))
-    patients, rows = positive_patients(y_true, patient_id), {}
-    for m in names:
-        a, b = values_a[m].mean(), values_b[m].mean()
-        defined, middle = values_a[m].notna().to_numpy(), (values_a[m] + values_b[m]) / 2
-        difference = (reps_b[m] - reps_a[m]).loc[:, defined]
-        difference = macro_replicates(difference, patients[defined], difference=True, value=middle[defined])
-        short = int(reps_a[m].loc[:, defined].isna().any(axis=1).sum())
-        rows[m] = dict(a=a, b=b, **paired_interval(b - a, difference, level), short=short)
+    arguments = patient_id, n, seed, threshold, _metric_names(metric)
+    of_a, of_b = (estimates(y_true, s, *arguments) for s in (score_a, score_b))
+    rows = {}
+    for m, a in of_a.items():
+        short = int(a.reps.isna().any(axis=1).sum())
+        means = dict(a=a.value.mean(), b=of_b[m].value.mean())
+        rows[m] = dict(**means, **of_b[m].minus(a, level), short=short)
     return _as_table(rows, metric, ['short'])
 
 

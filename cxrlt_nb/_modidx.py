@@ -312,7 +312,6 @@ d = {
             'cxrlt_nb.evaluate._calibration': ('evaluate.html#_calibration', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._choose_groups': ('evaluate.html#_choose_groups', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._compare_files': ('evaluate.html#_compare_files', 'cxrlt_nb/evaluate.py'),
-            'cxrlt_nb.evaluate._difference': ('evaluate.html#_difference', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._difference_rows': ('evaluate.html#_difference_rows', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._finding': ('evaluate.html#_finding', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._gap_rows': ('evaluate.html#_gap_rows', 'cxrlt_nb/evaluate.py'),

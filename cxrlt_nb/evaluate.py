@@ -30,12 +30,11 @@ from .datasets import DATASETS, read_source
 from .files import write_atomically, write_json
 from cxrlt_nb.intervals import (
     MIN_POSITIVE_PATIENTS,
-    bootstrap,
+    Estimate,
     chance_level,
+    estimates,
     holm,
-    label_intervals,
-    macro_replicates,
-    paired_interval,
+    label_interval,
     positive_patients,
     replicates,
 )
@@ -382,17 +381,17 @@ def _mean_row(
     name: str,  # Of the row
     labels: Sequence,  # Labels to average
     y: pd.DataFrame,  # Targets
-    s: pd.DataFrame,  # Scores
-    unit: np.ndarray,  # Patients
+    found: dict,  # `Estimate` by metric
     table: pd.DataFrame,  # Values by label
-    **options: object,  # n, seed, level
+    level: float,  # Coverage
 ) -> dict:
     "Mean over labels with a value, with intervals"
     scored = [o for o in labels if pd.notna(table.ap[o])]
     row = dict(finding=name, n=int(y[scored].notna().any(axis=1).sum()), positives=table.positives[scored].sum())
-    means = bootstrap(y[scored], s[scored], unit, list(_SHORT), **options)
     for metric, short in _SHORT.items():
-        row |= {short: means.value[metric], f'{short}_low': means.low[metric], f'{short}_high': means.high[metric]}
+        defined = [o for o in scored if o in found[metric].value.index]
+        mean = found[metric].of(defined).macro(level=level)
+        row |= {short: mean['value'], f'{short}_low': mean['low'], f'{short}_high': mean['high']}
     row |= table.loc[scored, ['chance', 'ece', 'brier']].mean().to_dict()
     without = [str(o) for o in labels if o not in scored]
     note = _mean_of(scored) + (f'; no positive image: {", ".join(without)}' if without else '')
@@ -403,14 +402,15 @@ def _mean_row(
 def _label_rows(
     y: pd.DataFrame,  # Targets
     s: pd.DataFrame,  # Scores
-    unit: np.ndarray,  # Patients
-    **options: object,  # n, seed, level
+    found: dict,  # `Estimate` by metric
+    level: float,  # Coverage
 ) -> pd.DataFrame:  # By label
     "The rows of the findings"
     table = pd.DataFrame(dict(n=y.notna().sum(), positives=(y == 1).sum()))
     for metric, short in _SHORT.items():
-        found = label_intervals(y, s, unit, metric, **options)
-        table[short], table[f'{short}_low'], table[f'{short}_high'] = found.value, found.low, found.high
+        e = found[metric]
+        ends = label_interval(e.value, e.reps, e.patients, level)
+        table[short], table[f'{short}_low'], table[f'{short}_high'] = e.value, ends['low'], ends['high']
     known = {o: y[o].notna() for o in y if table.positives[o]}
     table['chance'] = pd.Series(
         {o: chance_level(y.loc[rows, [o]], s.loc[rows, [o]]).level for o, rows in known.items()}, dtype='float64'
@@ -432,12 +432,12 @@ def evaluate_predictions(
     y, s, unit = _as_frames(y_true, y_score, patient_id)
     if not (y == 1).any(axis=None):
         raise ValueError('there is no positive label, so there is nothing to score')
-    options = dict(n=n, seed=seed, level=level)
-    table = _label_rows(y, s, unit, **options)
+    found = estimates(y, s, unit, n, seed, metrics=tuple(_SHORT))
+    table = _label_rows(y, s, found, level)
     tier = tiers([o for o in y if o in TRAIN_POSITIVES]) if tier is None else tier
     parts = {k: [o for o in tier.index[tier == k] if o in y] for k in ('head', 'medium', 'tail')}
     parts = {k: v for k, v in parts.items() if table.auc[v].notna().any()} | dict(macro=list(y))
-    means = pd.DataFrame([_mean_row(k, v, y, s, unit, table, **options) for k, v in parts.items()])
+    means = pd.DataFrame([_mean_row(k, v, y, found, table, level) for k, v in parts.items()])
     rows = table.rename_axis('finding').reset_index().assign(kind='finding')
     means['kind'] = ['macro' if o == 'macro' else 'tier' for o in means.finding]
     first = ['finding', 'kind', 'n', 'positives']
@@ -453,7 +453,7 @@ def _sensitivity(
     threshold,  # One number, or one per label
     n: int,  # Replicates
     seed: int,  # Of the draws: the same seed and patients give the same draws
-) -> tuple[pd.Series, pd.DataFrame]:  # By label; replicates `(n,C)`
+) -> Estimate:
     "Share of the positives whose score reaches the threshold, with bootstrap replicates over patients"
     positive = y == 1
     hit = positive & (s >= label_thresholds(threshold, s.columns))
@@ -467,7 +467,7 @@ def _sensitivity(
         count = times @ positives
         np.divide(times @ hits, count, out=reps[k], where=count > 0)
     value = hit.sum() / positive.sum().replace(0, np.nan)
-    return value, pd.DataFrame(reps, columns=y.columns)
+    return Estimate(value, pd.DataFrame(reps, columns=y.columns), pd.Series(positive_patients(y, unit), y.columns))
 
 
 # %% ../nbs/06b_evaluate.ipynb #9af7c9b9
@@ -503,14 +503,15 @@ def _group_scores(
     threshold,  # For sensitivity
     n: int,  # Replicates
     seed: int,  # Of the draws
-) -> dict:  # By metric: (value by label, replicates `(n,C)`)
+) -> dict:  # `Estimate` by metric
     "The metrics of one group with their replicates, on draws of all patients"
     known = [o for o in metrics if o != 'sensitivity']
     reps = replicates(y, s, unit, n, seed, threshold, tuple(known)) if known else {}
-    scores = {m: (METRICS[m].by_label(y, s, threshold), reps[m]) for m in known}
+    patients = pd.Series(positive_patients(y, unit), y.columns)
+    found = {m: Estimate(METRICS[m].by_label(y, s, threshold), reps[m], patients) for m in known}
     if 'sensitivity' in metrics:
-        scores['sensitivity'] = _sensitivity(y, s, unit, threshold, n, seed)
-    return scores
+        found['sensitivity'] = _sensitivity(y, s, unit, threshold, n, seed)
+    return found
 
 
 def _too_little(
@@ -537,38 +538,22 @@ def _too_little(
 
 
 # %% ../nbs/06b_evaluate.ipynb #b0292bd6
-def _difference(
-    a: tuple,  # Value by label and replicates `(n,C)`
-    b: tuple,  # Likewise, on the same draws
-    labels: Sequence,  # Labels to average
-    patients: pd.Series,  # Patients with positives, by label
-    level: float,  # Coverage
-) -> dict:  # difference (b − a), low, high, p
-    "The difference of two means over labels, with its interval"
-    values = [o[0][labels] for o in (a, b)]
-    reps, middle = b[1][labels] - a[1][labels], (values[0] + values[1]) / 2
-    reps = macro_replicates(reps, patients[labels].to_numpy(), difference=True, value=middle)
-    return paired_interval(values[1].mean() - values[0].mean(), reps, level)
-
-
 def _gap_rows(
-    a: tuple,  # Value and replicates of the reference
-    b: tuple,  # Of the group
+    a: Estimate,  # Of the reference
+    b: Estimate,  # Of the group, on the same draws
     lack: pd.Series,  # From `_too_little`
-    patients: pd.Series,  # Patients with positives, by label, of the smaller group
     level: float,  # Coverage
 ) -> list[dict]:  # Of "macro", then of each label
     "The gaps between a group and its reference"
-    labels = lack.index[lack == '']
-    rows = [dict(finding='macro', note=_mean_of(labels) if len(labels) else lack.mode()[0])]
-    if len(labels):
-        rows[0] |= dict(reference_value=a[0][labels].mean(), value=b[0][labels].mean())
-        rows[0] |= _difference(a, b, labels, patients, level)
-    for label, note in lack.items():
-        row = dict(finding=label, reference_value=a[0][label], value=b[0][label], note=note)
-        rows.append(row | ({} if note else _difference(a, b, [label], patients, level)))
-    names = dict(difference='gap', low='gap_low', high='gap_high')
-    return [{names.get(k, k): v for k, v in row.items()} for row in rows]
+    labels, rows = list(lack.index[lack == '']), []
+    macro = _mean_of(labels) if labels else lack.mode()[0]
+    for finding, compared, note in [('macro', labels, macro), *((o, [o], lack[o]) for o in lack.index)]:
+        row = dict(finding=finding, reference_value=a.value[compared].mean(), value=b.value[compared].mean(), note=note)
+        if finding in ('macro', *labels) and labels:
+            found = b.of(compared).minus(a.of(compared), level)
+            row |= dict(gap=found['difference'], gap_low=found['low'], gap_high=found['high'], p=found['p'])
+        rows.append(row)
+    return rows
 
 
 def _add_holm(
@@ -610,11 +595,9 @@ def _gaps_of(
     for name, t in targets.items():
         size = pd.DataFrame(dict(n=t.notna().sum(), positives=(t == 1).sum()))
         size.loc['macro'] = [t.notna().any(axis=1).sum(), size.positives.sum()]
-        patients = np.minimum(*(positive_patients(o, unit) for o in (t, targets[reference])))
-        patients = pd.Series(patients, y.columns)
         for m in metrics:
             lack = _too_little(targets[reference], t, s, unit, m, options['threshold'], min_patients)
-            for row in _gap_rows(scores[reference][m], scores[name][m], lack, patients, level):
+            for row in _gap_rows(scores[reference][m], scores[name][m], lack, level):
                 if name == reference:
                     row = {k: v for k, v in row.items() if k in ('finding', 'value')} | dict(note='the reference')
                 rows.append(
@@ -657,22 +640,20 @@ def subgroup_gaps(
 
 # %% ../nbs/06b_evaluate.ipynb #4a858c89
 def _difference_rows(
-    a: tuple,  # Value by label and replicates `(n,C)`
-    b: tuple,  # Likewise, on the same draws
-    patients: pd.Series,  # Patients with positives, by label
+    a: Estimate,  # Of the first model
+    b: Estimate,  # Of another one, on the same draws
+    labels: Sequence,  # All labels
     level: float,  # Coverage
 ) -> list[dict]:  # Of "macro", then of each label
     "The differences between two models"
-    defined, rows = a[0].index[a[0].notna()], []
-    for finding, labels in {'macro': defined, **{o: [o] for o in patients.index}}.items():
-        row = dict(finding=finding, note='', value_against=a[0][labels].mean(), value=b[0][labels].mean())
-        row['difference'] = row['value'] - row['value_against']
-        if finding != 'macro' and patients[finding] < MIN_POSITIVE_PATIENTS:
-            row['note'] = 'too few positives for an interval'
-        else:
-            row |= _difference(a, b, labels, patients, level)
-        rows.append(row)
-    return rows
+    defined, rows = list(a.value.index), []
+    for finding, compared in {'macro': defined, **{o: [o] for o in defined}}.items():
+        found = b.of(compared).minus(a.of(compared), level)
+        if finding != 'macro' and a.patients[finding] < MIN_POSITIVE_PATIENTS:
+            found = dict(difference=found['difference'], note='too few positives for an interval')
+        values = dict(value_against=a.value[compared].mean(), value=b.value[compared].mean())
+        rows.append(dict(finding=finding, note='') | values | found)
+    return rows + [dict(finding=o, note='no positive or no negative image') for o in labels if o not in defined]
 
 
 def compare_predictions(
@@ -690,14 +671,12 @@ def compare_predictions(
         raise ValueError(f'a comparison needs two models or more; there is {len(y_scores)}')
     frames = {name: _as_frames(y_true, s, patient_id) for name, s in y_scores.items()}
     (first, (y, _, unit)), rows = next(iter(frames.items())), []
-    patients = pd.Series(positive_patients(y, unit), y.columns)
-    for m in metric:
-        scores = {}
-        for name, (_, s, _) in frames.items():
-            scores[name] = METRICS[m].by_label(y, s, threshold), replicates(y, s, unit, n, seed, threshold, (m,))[m]
-        a = scores.pop(first)
-        for name, b in scores.items():
-            rows += [dict(model=name, against=first, metric=m) | o for o in _difference_rows(a, b, patients, level)]
+    found = {name: estimates(y, s, unit, n, seed, threshold, tuple(metric)) for name, (_, s, _) in frames.items()}
+    base = found.pop(first)
+    for name, other in found.items():
+        for m in metric:
+            differences = _difference_rows(base[m], other[m], list(y), level)
+            rows += [dict(model=name, against=first, metric=m) | o for o in differences]
     columns = [
         'model',
         'against',

@@ -24,10 +24,10 @@ setup(
     license=cfg['license'],
     long_description=(here / 'README.md').read_text(encoding='utf-8') if (here / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
-    # The training notebook is part of the wheel: `cxrlt train` runs it.
+    # Two notebooks are part of the wheel: `cxrlt train` and `cxrlt evaluate` run them.
     packages=[*find_packages(include=['cxrlt_nb', 'cxrlt_nb.*']), 'cxrlt_nb.notebooks'],
     package_dir={'cxrlt_nb.notebooks': 'nbs'},
-    package_data={'cxrlt_nb': ['py.typed'], 'cxrlt_nb.notebooks': ['05_train.ipynb']},
+    package_data={'cxrlt_nb': ['py.typed'], 'cxrlt_nb.notebooks': ['05_train.ipynb', 'study/06_evaluation.ipynb']},
     python_requires='>=' + cfg['min_python'],
     install_requires=lines('requirements'),
     extras_require={k.removesuffix('_requirements'): lines(k) for k in cfg if k.endswith('_requirements')},

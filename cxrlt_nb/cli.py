@@ -1,4 +1,4 @@
-"""`cxrlt train | predict | compare | thresholds | submit`: the study's steps as commands
+"""`cxrlt train | predict | evaluate | compare | thresholds | submit`: the study's steps as commands
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 
@@ -11,8 +11,10 @@ __all__ = ['main']
 import argparse
 import ast
 import difflib
+import importlib.util
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,10 +26,12 @@ from .files import checkout, home, read_json, write_json
 
 
 # %% ../nbs/08_cli.ipynb #63103a67
-def _notebook() -> Path:
-    "The training notebook: the checkout's, else the installed package's"
-    ours = checkout() / 'nbs/05_train.ipynb'
-    return ours if ours.is_file() else checkout() / 'cxrlt_nb/notebooks/05_train.ipynb'
+def _notebook(
+    name: str = '05_train.ipynb',  # Below `nbs/`
+) -> Path:
+    "A notebook that a command runs: the checkout's, else the installed package's"
+    ours = checkout() / 'nbs' / name
+    return ours if ours.is_file() else checkout() / 'cxrlt_nb/notebooks' / name
 
 
 def _parameters_cell(
@@ -215,29 +219,118 @@ def _thresholds(args: argparse.Namespace):
     print(f'{args.out}: {len(cut)} thresholds, from {len(p):,} validation images of {len(runs)} run(s)')
 
 
-def _compare(args: argparse.Namespace):
-    "Print the difference between two runs on the same held-out images, with its interval over patients"
+# %% ../nbs/08_cli.ipynb #1926943d
+def _held_out(
+    runs: list,  # From `open_run`
+    root: Path | None,  # Folder of the release; by default where the first run found it
+) -> tuple:  # Targets (with NaN), predictions by run, patients
+    "The held-out images that all runs have; `ValueError` if there are none, or if the runs are on different data"
     import pandas as pd
 
-    from cxrlt_nb.intervals import bootstrap_difference
-    from cxrlt_nb.metrics import METRICS
     from cxrlt_nb.predict import run_table
-    from cxrlt_nb.runs import check_comparable, open_run, read_predictions
+    from cxrlt_nb.runs import check_comparable, read_predictions
 
-    runs = [open_run(o) for o in (args.run_a, args.run_b)]
     check_comparable(runs, same=[], results=False)
-    df = run_table(runs[0], args.root).df.set_index('image_id')
-    if runs[0].record.data['fingerprint'] != runs[1].record.data['fingerprint']:
-        raise ValueError(f'{runs[0].name} and {runs[1].name} were trained on different data')
-    files = [[o.folder / f'predictions/{k}.parquet' for k in ('development', 'test')] for o in runs]
-    a, b = [pd.concat([read_predictions(o) for o in them if o.exists()]) for them in files]
-    both = a.index.intersection(b.index)
-    if both.empty:
-        raise ValueError(f'{runs[0].name} and {runs[1].name} have no held-out image in common')
-    y = df.loc[both, list(a)].astype(int)
-    table = bootstrap_difference(y, a.loc[both], b.loc[both, list(a)], df.patient_id.loc[both], list(METRICS), args.n)
-    print(f'a: {runs[0].name}\nb: {runs[1].name}\n{len(both):,} held-out images, {args.n} replicates over patients')
-    print(table.round(4).to_string())
+    scores = {}
+    for run in runs:
+        if run.record.data['fingerprint'] != runs[0].record.data['fingerprint']:
+            raise ValueError(f'{runs[0].name} and {run.name} were trained on different data')
+        files = [run.folder / f'predictions/{o}.parquet' for o in ('development', 'test')]
+        name = run.name if run.name not in scores else str(run.folder)
+        scores[name] = pd.concat([read_predictions(o) for o in files if o.exists()])
+    ids = next(iter(scores.values())).index
+    for name, p in scores.items():
+        ids = ids.intersection(p.index)
+        if ids.empty:
+            raise ValueError(f'{runs[0].name} and {name} have no held-out image in common')
+    targets = runs[0].folder / 'predictions/targets.parquet'
+    if targets.exists() and not root:
+        df = pd.read_parquet(targets)
+    else:
+        df = run_table(runs[0], root).df.set_index('image_id')
+    labels = runs[0].labels
+    return df.loc[ids, labels].astype('float64'), {k: p.loc[ids, labels] for k, p in scores.items()}, df.patient_id[ids]
+
+
+def _compare(args: argparse.Namespace):
+    "Print the differences between runs on the same held-out images, with intervals over patients"
+    from cxrlt_nb.evaluate import compare_predictions
+    from cxrlt_nb.files import write_atomically
+    from cxrlt_nb.metrics import METRICS
+    from cxrlt_nb.runs import open_run
+
+    if len(args.runs) < 2:
+        args.parser.error('give two runs or more; all are compared with the first')
+    y, scores, patient_id = _held_out([open_run(o) for o in args.runs], args.root)
+    table = compare_predictions(y, scores, patient_id, list(METRICS), n=args.n)
+    first = next(iter(scores))
+    print(f'a: {first}\n{len(y):,} held-out images, {args.n} replicates over patients')
+    columns = dict(value_against='a', value='b')
+    means = table[table.finding == 'macro'].rename(columns=columns).set_index('metric')
+    for name, rows in means.groupby('model', sort=False):
+        print(f'b: {name}')
+        print(rows[['a', 'b', 'difference', 'low', 'high', 'p', 'p_holm']].round(4).to_string())
+    if args.out:
+        with write_atomically(args.out / 'comparison.csv') as tmp:
+            table.to_csv(tmp, index=False)
+        print(args.out / 'comparison.csv')
+
+
+# %% ../nbs/08_cli.ipynb #14759e79
+def _threshold(
+    text: str,  # A number, or a json file of numbers by finding
+) -> object:  # A number, or a Series by finding
+    "The threshold of a positive prediction; `ValueError` if the text is neither a number nor a json file"
+    try:
+        return float(text)
+    except ValueError:
+        if not Path(text).is_file():
+            raise ValueError(f'threshold {text!r} must be a number, or a json file of cxrlt thresholds') from None
+    import pandas as pd
+
+    return pd.Series(read_json(text))
+
+
+def _write_page(
+    folder: Path,  # Folder of the tables
+) -> Path | None:  # The page; None if nbconvert is missing
+    "Write `evaluation.html`; a warning says what to install if it cannot be made"
+    if importlib.util.find_spec('nbconvert') is None:
+        warnings.warn(
+            "evaluation.html needs nbconvert: pip install 'cxrlt_nb[study]'; the tables are written", stacklevel=2
+        )
+        return None
+    from cxrlt_nb.study.runner import run_notebook, write_html
+
+    os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
+    with tempfile.TemporaryDirectory() as tmp:
+        work = Path(tmp) / 'page'
+        run_notebook(_notebook('study/06_evaluation.ipynb'), work, dict(folder=str(folder.resolve())))
+        write_html(work / 'notebook.ipynb', folder / 'evaluation.html', 'Evaluation of predictions')
+    return folder / 'evaluation.html'
+
+
+def _evaluate(args: argparse.Namespace):
+    "Score a prediction file, write tables and a page"
+    from cxrlt_nb.evaluate import write_evaluation
+
+    by = None if args.by is None else [o.strip() for o in args.by.split(',') if o.strip()]
+    asked = dict(patients=args.patients, by=by, against=args.against, mapping=args.map, image_id=args.id)
+    options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold), n=args.n)
+    try:
+        done = write_evaluation(args.predictions, args.labels, args.out, **asked, **options)
+    except ValueError as e:
+        raise ValueError(str(e).replace('with allow_missing', 'with --allow-missing')) from None
+    macro, about = done.metrics.iloc[-1], done.about
+    units = f'{about["patients"]:,} patients' if about['patients'] else 'each its own patient: the labels name none'
+    print(f'{about["images"]:,} images ({units}), {len(about["findings"])} findings, labels of {about["labels"]}')
+    for what, o in about['left_out'].items():
+        if o['count']:
+            print(f'not scored, {what}: {o["count"]:,}')
+    for name in ('ap', 'auc'):
+        low, high = macro[f'{name}_low'], macro[f'{name}_high']
+        print(f'mean {name.upper()} {macro[name]:.3f} [{low:.3f}, {high:.3f}]')
+    print(_write_page(args.out) or args.out / 'metrics.csv')
 
 
 # %% ../nbs/08_cli.ipynb #4a0b63a1
@@ -298,6 +391,7 @@ def _path(
 
 _RUNS = _path('runs', 'folder of a finished run', nargs='+', metavar='RUN')
 _ROOT = _path('--root', 'folder of the release; by default where the run found it')
+_REPLICATES = _option('--n', 'bootstrap replicates [1000]', type=int, default=1000)
 
 
 def _add_predict(
@@ -318,15 +412,38 @@ def _add_predict(
     _add(commands, 'predict', _predict, text, _RUNS, images, _path('out', 'where to write, a .parquet'), *options)
 
 
+# %% ../nbs/08_cli.ipynb #a5056e1a
+def _add_evaluate(
+    commands: argparse._SubParsersAction,  # Where to
+):
+    "Add `cxrlt evaluate`"
+    text = 'score the predictions of any model: tables with intervals, subgroups, and one page'
+    predictions = _path('predictions', 'csv or parquet: one row per image, a column of ids, one column per finding')
+    sources = 'nih, nih-experts:FILE, cxrlt:FOLDER, nih:FOLDER, or a csv with ids and 0/1 columns'
+    options = [
+        _option('--labels', sources, required=True, metavar='SOURCE'),
+        _option('--patients', 'column of the patients in the labels [found by its name]', metavar='COLUMN'),
+        _option('--by', 'groups to compare: columns of the labels [sex,view,age]', metavar='COLUMNS'),
+        _path('--against', 'predictions of another model, to compare with', metavar='FILE'),
+        _path('--map', 'csv with two columns: column of the predictions, finding', metavar='FILE'),
+        _option('--id', 'column of the image ids in the predictions [found by its name]', metavar='COLUMN'),
+        _option('--threshold', 'for sensitivity: a number, or json of cxrlt thresholds [0.5]', default='0.5'),
+        _option('--allow-missing', 'score what both have, if images or findings differ', action='store_true'),
+        _REPLICATES,
+        _path('--out', 'folder of the tables and the page', required=True, metavar='FOLDER'),
+    ]
+    _add(commands, 'evaluate', _evaluate, text, predictions, *options)
+
+
 # %% ../nbs/08_cli.ipynb #fba9de9d
 def _add_others(
     commands: argparse._SubParsersAction,  # Where to
 ):
     "Add the commands that need saved predictions only"
-    text = 'difference between two runs on the same held-out images, with a 95 %% interval over patients'
-    a, b = [_path(o, 'folder of a finished run') for o in ('run_a', 'run_b')]
-    replicates = _option('--n', 'bootstrap replicates [1000]', type=int, default=1000)
-    _add(commands, 'compare', _compare, text, a, b, _ROOT, replicates)
+    text = 'differences between runs on the same held-out images, with 95 %% intervals over patients'
+    runs = _path('runs', 'folders of finished runs; all are compared with the first', nargs='+', metavar='RUN')
+    table = _path('--out', 'folder for comparison.csv')
+    _add(commands, 'compare', _compare, text, runs, _ROOT, _REPLICATES, table)
 
     text = 'threshold of each label that maximises F1 on validation images, as json'
     out = _path('out', 'where to write')
@@ -344,6 +461,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _add_train(commands)
     _add_predict(commands)
+    _add_evaluate(commands)
     _add_others(commands)
     return parser
 

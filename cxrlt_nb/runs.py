@@ -12,6 +12,7 @@ __all__ = [
     'Run',
     'save_predictions',
     'read_predictions',
+    'save_targets',
     'open_run',
     'check_comparable',
     'write_result',
@@ -296,6 +297,18 @@ def read_predictions(
 ) -> pd.DataFrame:  # Indexed by image id, one float32 column per label
     "Read a prediction file"
     return pd.read_parquet(path)
+
+
+# %% ../nbs/05b_runs.ipynb #52b44b2e
+def save_targets(
+    path: Path,  # Where to
+    df: pd.DataFrame,  # Rows of a study table
+    labels: list[str],  # Names of the C labels
+):
+    "Write image_id, patient_id and targets (0, 1 or missing) as parquet, atomically"
+    table = df.set_index('image_id')[['patient_id', *labels]].astype(dict.fromkeys(labels, 'Int8'))
+    with write_atomically(path) as tmp:
+        table.to_parquet(tmp)
 
 
 # %% ../nbs/05b_runs.ipynb #717c564f

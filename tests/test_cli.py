@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from checkout import ROOT
+from sklearn.metrics import roc_auc_score
 
 from cxrlt_nb.runs import _code_fingerprint, _modules_of
 
@@ -106,7 +109,7 @@ def test_help_is_fast(home):
     start = time.time()
     done = cxrlt(home, '--help')
     assert done.returncode == 0 and time.time() - start < 2
-    assert all(o in done.stdout for o in ('train', 'predict', 'compare', 'thresholds', 'submit'))
+    assert all(o in done.stdout for o in ('train', 'predict', 'evaluate', 'compare', 'thresholds', 'submit'))
 
 
 def test_same_seed_same_numbers(two):
@@ -156,6 +159,65 @@ def test_compare_two_runs(home, first, two):
     assert [float(o) for o in row[1:3]] == pytest.approx(held_out, abs=1e-3)
     same = cxrlt(home, 'compare', *two, '--n', 50)
     assert float(next(o for o in same.stdout.splitlines() if o.startswith('map')).split()[3]) == 0
+
+
+def test_compare_three_runs(home, first, two, tmp_path):
+    done = cxrlt(home, 'compare', first, *two, '--n', 50, '--out', tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / 'comparison.csv')
+    assert table.model.unique().tolist() == ['a', 'b'] and table.against.unique().tolist() == [first.name]
+    assert (table.p_holm.dropna() >= table.p.dropna()).all()
+    a, b = (table[table.model == o].difference.tolist() for o in 'ab')
+    assert a == pytest.approx(b, nan_ok=True), 'the same seed twice'
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    "Made-up predictions of two models, and labels: the first model is worse for images in AP view"
+    folder, rng, n = tmp_path_factory.mktemp('files'), np.random.default_rng(0), 900
+    ids, findings = [f'i{k}' for k in range(n)], ['Pleural Effusion', 'Mass']
+    y = rng.random((n, 2)) < [0.3, 0.15]
+    view = rng.choice(['AP', 'PA'], n)
+    skill = np.where(view == 'AP', 0.5, 2.5)[:, None]
+    for name, gain in (('ours', skill), ('theirs', 0.2)):
+        p = 1 / (1 + np.exp(2 - gain * y - rng.normal(size=y.shape)))
+        index = pd.Index([f'{o}.png' for o in ids], name='Image Index')
+        pd.DataFrame(p, index, ['prob_Effusion', 'prob_Mass']).to_csv(folder / f'{name}.csv')
+    labels = pd.DataFrame(y.astype(float), pd.Index(ids, name='image_id'), findings)
+    labels.iloc[0, 1] = -1
+    labels.assign(subject=[f'p{k // 3}' for k in range(n)], view=view).to_csv(folder / 'labels.csv')
+    return folder
+
+
+def test_evaluate_predictions(home, files, tmp_path):
+    ours, theirs, labels = (files / f'{o}.csv' for o in ('ours', 'theirs', 'labels'))
+    options = ['--patients', 'subject', '--by', 'view', '--threshold', 0.3, '--n', 400, '--out', tmp_path]
+    done = cxrlt(home, 'evaluate', ours, '--labels', labels, '--against', theirs, *options)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert '900 images (300 patients), 2 findings, labels of labels.csv' in done.stdout
+    names = {'metrics.csv', 'groups.csv', 'comparison.csv', 'reliability.csv', 'evaluation.json', 'evaluation.html'}
+    assert {o.name for o in tmp_path.iterdir()} == names
+    y, p = pd.read_csv(labels, index_col=0), pd.read_csv(ours, index_col=0)
+    metrics = pd.read_csv(tmp_path / 'metrics.csv', index_col='finding')
+    assert metrics.n['Mass'] == 899
+    assert metrics.auc['Mass'] == pytest.approx(roc_auc_score(y.Mass[1:], p.prob_Mass[1:]), abs=1e-9)
+    groups = pd.read_csv(tmp_path / 'groups.csv')
+    gap = groups[(groups.finding == 'macro') & (groups.metric == 'mauc') & groups.gap.notna()].iloc[0]
+    assert (gap.gap_high < 0 or gap.gap_low > 0) and gap.p_holm < 0.05
+    comparison = pd.read_csv(tmp_path / 'comparison.csv')
+    assert comparison.difference[0] > 0 and comparison.low[0] > 0
+
+
+def test_the_page_of_an_evaluation_opens_offline(home, files, tmp_path):
+    done = cxrlt(home, 'evaluate', files / 'ours.csv', '--labels', files / 'labels.csv', '--n', 50, '--out', tmp_path)
+    assert done.returncode == 0 and 'each its own patient' in done.stdout, done.stderr
+    page = (tmp_path / 'evaluation.html').read_text()
+    headings = ['Summary', 'The long tail', 'Reliability', 'Groups', 'Comparison', 'What was scored']
+    assert re.findall(r'<h2[^>]*>(.*?)</h2>', page) == headings
+    images = re.findall(r'<img[^>]*>', page)
+    assert len(images) >= 3 and all('src="data:image/png;base64,' in o and 'alt="' in o for o in images)
+    assert '<script' not in page and '<link' not in page and 'Made-up' not in page
+    assert 'Mass: 1 uncertain label, 0 missing' in page
 
 
 @pytest.mark.parametrize(

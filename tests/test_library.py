@@ -244,10 +244,11 @@ def wheel(tmp_path_factory):
     return next(folder.glob('*.whl'))
 
 
-def test_wheel_contains_the_package_the_training_notebook_and_nothing_else(wheel):
+def test_wheel_contains_the_package_two_notebooks_and_nothing_else(wheel):
     names = {o for o in zipfile.ZipFile(wheel).namelist() if not o.split('/')[0].endswith('.dist-info')}
     package = [*(ROOT / 'cxrlt_nb').rglob('*.py'), ROOT / 'cxrlt_nb/py.typed']
-    assert names == {o.relative_to(ROOT).as_posix() for o in package} | {'cxrlt_nb/notebooks/05_train.ipynb'}
+    notebooks = {f'cxrlt_nb/notebooks/{o}.ipynb' for o in ('05_train', 'study/06_evaluation')}
+    assert names == {o.relative_to(ROOT).as_posix() for o in package} | notebooks
 
 
 # Packages whose import has another name, or that come with a requirement

@@ -115,14 +115,14 @@ d = {
         },
         'cxrlt_nb.bench.figures': {
             'cxrlt_nb.bench.figures._Figure': ('bench/figures.html#_figure', 'cxrlt_nb/bench/figures.py'),
+            'cxrlt_nb.bench.figures._compare_figures': (
+                'bench/figures.html#_compare_figures',
+                'cxrlt_nb/bench/figures.py',
+            ),
             'cxrlt_nb.bench.figures._main': ('bench/figures.html#_main', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures._reaches': ('bench/figures.html#_reaches', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures._seconds': ('bench/figures.html#_seconds', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures._share': ('bench/figures.html#_share', 'cxrlt_nb/bench/figures.py'),
-            'cxrlt_nb.bench.figures.compare_figures': (
-                'bench/figures.html#compare_figures',
-                'cxrlt_nb/bench/figures.py',
-            ),
             'cxrlt_nb.bench.figures.figure_table': ('bench/figures.html#figure_table', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures.median_times': ('bench/figures.html#median_times', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures.save_figures': ('bench/figures.html#save_figures', 'cxrlt_nb/bench/figures.py'),
@@ -504,7 +504,6 @@ d = {
             'cxrlt_nb.metrics.ece': ('metrics.html#ece', 'cxrlt_nb/metrics.py'),
             'cxrlt_nb.metrics.focal_posterior': ('metrics.html#focal_posterior', 'cxrlt_nb/metrics.py'),
             'cxrlt_nb.metrics.label_thresholds': ('metrics.html#label_thresholds', 'cxrlt_nb/metrics.py'),
-            'cxrlt_nb.metrics.plot_precision_recall': ('metrics.html#plot_precision_recall', 'cxrlt_nb/metrics.py'),
             'cxrlt_nb.metrics.plot_reliability': ('metrics.html#plot_reliability', 'cxrlt_nb/metrics.py'),
             'cxrlt_nb.metrics.scores': ('metrics.html#scores', 'cxrlt_nb/metrics.py'),
             'cxrlt_nb.metrics.summary': ('metrics.html#summary', 'cxrlt_nb/metrics.py'),
@@ -766,6 +765,10 @@ d = {
                 'phantom/lung_findings.html#_consolidation',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
+            'cxrlt_nb.phantom.lung_findings._draft': (
+                'phantom/lung_findings.html#_draft',
+                'cxrlt_nb/phantom/lung_findings.py',
+            ),
             'cxrlt_nb.phantom.lung_findings._edema': (
                 'phantom/lung_findings.html#_edema',
                 'cxrlt_nb/phantom/lung_findings.py',
@@ -824,10 +827,6 @@ d = {
             ),
             'cxrlt_nb.phantom.lung_findings._point_at': (
                 'phantom/lung_findings.html#_point_at',
-                'cxrlt_nb/phantom/lung_findings.py',
-            ),
-            'cxrlt_nb.phantom.lung_findings.draft': (
-                'phantom/lung_findings.html#draft',
                 'cxrlt_nb/phantom/lung_findings.py',
             ),
             'cxrlt_nb.phantom.lung_findings.finding': (
@@ -893,11 +892,11 @@ d = {
         },
         'cxrlt_nb.predict': {
             'cxrlt_nb.predict._describe': ('predict.html#_describe', 'cxrlt_nb/predict.py'),
+            'cxrlt_nb.predict._image_table': ('predict.html#_image_table', 'cxrlt_nb/predict.py'),
+            'cxrlt_nb.predict._infer': ('predict.html#_infer', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._predict_mirrors': ('predict.html#_predict_mirrors', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._read_images': ('predict.html#_read_images', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.decide': ('predict.html#decide', 'cxrlt_nb/predict.py'),
-            'cxrlt_nb.predict.image_table': ('predict.html#image_table', 'cxrlt_nb/predict.py'),
-            'cxrlt_nb.predict.infer': ('predict.html#infer', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.mirror_predictions': ('predict.html#mirror_predictions', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.open_model': ('predict.html#open_model', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.posterior': ('predict.html#posterior', 'cxrlt_nb/predict.py'),

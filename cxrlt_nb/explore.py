@@ -6,9 +6,6 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/explore.html.md"""
 
 # %% auto #0
 __all__ = [
-    'PUBLISHED_SPLITS',
-    'PUBLISHED_STUDY_SIZES',
-    'PUBLISHED_VIEWS',
     'plot_sizes',
     'plot_classes',
     'plot_shares',
@@ -31,11 +28,11 @@ from .table import ADDED, TRAIN_IMAGES, TRAIN_POSITIVES
 
 # %% ../nbs/01_explore.ipynb #a9fea667
 #: Images of each phase of CXR-LT 2023 (Table 1).
-PUBLISHED_SPLITS = dict(train=TRAIN_IMAGES, development=36_769, test=75_492)
+_PUBLISHED_SPLITS = dict(train=TRAIN_IMAGES, development=36_769, test=75_492)
 #: Studies by number of images, in a published training split of CXR-LT of 258,871 images; 5 is five to eleven.
-PUBLISHED_STUDY_SIZES = {1: 69_478, 2: 71_298, 3: 13_529, 4: 1_422, 5: 96}
+_PUBLISHED_STUDY_SIZES = {1: 69_478, 2: 71_298, 3: 13_529, 4: 1_422, 5: 96}
 #: Images by view, in the same split.
-PUBLISHED_VIEWS = {'AP': 100_024, 'PA': 66_470, 'LATERAL': 57_546, 'LL': 24_080, 'missing': 10_734}
+_PUBLISHED_VIEWS = {'AP': 100_024, 'PA': 66_470, 'LATERAL': 57_546, 'LL': 24_080, 'missing': 10_734}
 
 # %% ../nbs/01_explore.ipynb #9951cbaf
 #: Colour of each source, by the beginning of its name.

@@ -16,7 +16,6 @@ __all__ = [
     'scores',
     'by_tier',
     'by_group',
-    'plot_precision_recall',
     'ece',
     'plot_reliability',
     'focal_posterior',
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from sklearn.calibration import CalibrationDisplay
-from sklearn.metrics import PrecisionRecallDisplay, precision_recall_curve, roc_auc_score
+from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from .table import TRAIN_POSITIVES
 
@@ -267,23 +266,6 @@ def by_group(
     group = group.where(group.notna(), 'unknown')
     table = {k: scores(y[group == k], s[group == k], threshold) for k in group.value_counts().index}
     return pd.DataFrame(table | {'all': scores(y, s, threshold)}).T
-
-
-# %% ../nbs/04a_metrics.ipynb #85591495
-def plot_precision_recall(
-    y_true: pd.DataFrame,  # Targets, 0/1, one column per label
-    y_score,  # Scores of the same shape
-    labels: list | None = None,  # Labels to draw; all if None
-    ax=None,  # Axes to draw on
-):  # The axes
-    "Precision-recall curve of each label, with its average precision in the legend"
-    y, s, names = check_scores(y_true, y_score)
-    for label in names if labels is None else labels:
-        c = names.get_loc(label)
-        ax = PrecisionRecallDisplay.from_predictions(y[:, c], s[:, c], name=label, ax=ax).ax_
-    ax.set(xlabel='recall', ylabel='precision')
-    ax.legend(fontsize=9, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
-    return ax
 
 
 # %% ../nbs/04a_metrics.ipynb #d0ed90b3

@@ -361,13 +361,9 @@ def _calibration(
     s: pd.DataFrame,  # Scores
 ) -> pd.DataFrame:  # By label: ece, brier; NaN if a score is not in [0,1]
     "Calibration error and Brier score of each label, on its known targets"
-    values = {}
-    for label in y:
-        known = y[label].notna()
-        t, p = y.loc[known, [label]], s.loc[known, [label]]
-        proper = len(t) and p.min().item() >= 0 and p.max().item() <= 1
-        values[label] = [ece(t.astype(int), p).item(), ((t - p) ** 2).mean().item()] if proper else [np.nan, np.nan]
-    return pd.DataFrame(values, ['ece', 'brier']).T
+    proper = [o for o in s if s[o].between(0, 1).all()]
+    errors = ece(y[proper], s[proper]) if proper else None
+    return pd.DataFrame(dict(ece=errors, brier=((y - s) ** 2).mean()[proper]), y.columns, dtype='float64')
 
 
 def _mean_of(
@@ -411,10 +407,7 @@ def _label_rows(
         e = found[metric]
         ends = label_interval(e.value, e.reps, e.patients, level)
         table[short], table[f'{short}_low'], table[f'{short}_high'] = e.value, ends['low'], ends['high']
-    known = {o: y[o].notna() for o in y if table.positives[o]}
-    table['chance'] = pd.Series(
-        {o: chance_level(y.loc[rows, [o]], s.loc[rows, [o]]).level for o, rows in known.items()}, dtype='float64'
-    )
+    table['chance'] = chance_level(y, s).label_mean
     note = pd.Series('', y.columns).mask(table.ap_low.isna(), 'too few positives for an interval')
     return table.join(_calibration(y, s)).assign(note=note.mask(table.positives == 0, 'no positive image'))
 

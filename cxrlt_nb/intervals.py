@@ -465,19 +465,21 @@ def holm(
 
 # %% ../nbs/04b_intervals.ipynb #db87187d
 def chance_level(
-    y_true,  # Targets, 0/1, `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
     n_perm: int = 200,  # Permutations
     seed: int = 0,  # Of the permutations
 ) -> AttrDict:  # level, p95: mean and 95th percentile of the macro mAP; label_mean, label_p95: the same by label
     "mAP of these scores after their rows are assigned to the images at random"
-    y, s, names = check_scores(y_true, y_score)
-    ranks = [len(c) - np.searchsorted(np.sort(c), c) for c in s.T]
-    positives = [np.flatnonzero(c) for c in y.T]
+    y, s, names = check_scores(y_true, y_score, unknown=True)
+    known = [np.flatnonzero(c >= 0) for c in y.T]
+    ranks = [len(rows) - np.searchsorted(np.sort(c[rows]), c[rows]) for c, rows in zip(s.T, known)]
+    positives = [np.flatnonzero(c[rows] == 1) for c, rows in zip(y.T, known)]
     rng, ap = np.random.default_rng(seed), np.empty((n_perm, len(names)))
     for k in range(n_perm):
-        row = rng.permutation(len(y))
-        for c, (rank, at) in enumerate(zip(ranks, positives)):
+        order = rng.permutation(len(y))
+        for c, (rank, at, rows) in enumerate(zip(ranks, positives, known)):
+            row = order if len(rows) == len(y) else order[rows].argsort()  # a permutation of the known rows
             ap[k, c] = average_precision(np.ones(len(at), bool), rank=rank[row[at]])  # only positives' ranks count
     ap = pd.DataFrame(ap, columns=names)
     macro, label_p95 = ap.mean(axis=1), ap.quantile(0.95).rename(None)

@@ -64,7 +64,7 @@ def _predictions(
 # %% ../../nbs/study/01_compare.ipynb #fc48e870
 #: Parameters that all runs of a comparison must share.
 _SAME = ('preset', 'data', 'arch', 'weights', 'size', 'resize', 'epochs', 'lr', 'schedule', 'bs', 'held_out')
-_SAME += ('fold', 'n_folds', 'split_seed')
+_SAME += ('n_folds', 'split_seed')
 
 
 def _check_runs(
@@ -73,7 +73,10 @@ def _check_runs(
     "`ValueError` that names what differs between runs that cannot be compared"
     first = next(iter(opened.values()))
     check_comparable(list(opened.values()), same=_SAME)
-    for run in opened.values():
+    for (name, seed), run in opened.items():
+        base = opened.get((EXTENDED[name].base, seed), run)
+        if run.p.fold != base.p.fold:
+            raise ValueError(f'{base.name} and {run.name} cannot be compared: fold {base.p.fold} and {run.p.fold}')
         if abs(first.p.images - run.p.images) > 0.05 * first.p.images:
             raise ValueError(
                 f'{first.name} and {run.name} cannot be compared: images {first.p.images} and {run.p.images}'

@@ -34,6 +34,7 @@ from fastcore.basics import AttrDict
 from matplotlib import pyplot as plt
 from numba import njit, prange
 from scipy import stats
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 from statsmodels.stats.multitest import multipletests
 from threadpoolctl import threadpool_limits
@@ -443,12 +444,21 @@ def seeds_interval(
 ) -> dict:  # difference (the mean), low, high; p: two-sided p-value of no difference; NaN with one seed
     "Mean difference of several trainings, with an interval over patients and seeds"
     d = np.asarray(differences, float)
-    over_patients, over_seeds = np.var(reps), (np.var(d, ddof=1) / len(d) if len(d) > 1 else np.nan)
-    error = np.sqrt(over_patients + over_seeds)
-    freedom = (len(d) - 1) * (error**2 / over_seeds) ** 2 if over_seeds else np.inf
-    half = stats.t.ppf((1 + level) / 2, freedom) * error
-    p = 2 * stats.t.sf(abs(d.mean()) / error, freedom) if error else 1.0
-    return {'difference': d.mean(), f'{prefix}low': d.mean() - half, f'{prefix}high': d.mean() + half, 'p': p}
+    over_patients, over_seeds = np.std(reps), stats.sem(d) if len(d) > 1 else np.nan
+
+    def half_width(level):
+        quantile = (1 + level) / 2
+        of_seeds = stats.t.ppf(quantile, len(d) - 1) * over_seeds
+        return np.hypot(stats.norm.ppf(quantile) * over_patients, of_seeds)
+
+    middle, half, most = d.mean(), half_width(level), 1 - 1e-12
+    if np.isnan(half):
+        p = np.nan
+    elif half_width(most) <= abs(middle):
+        p = 1.0 if middle == 0 else 1 - most
+    else:  # 1 − the level at which the interval ends at zero
+        p = 1 - brentq(lambda level: half_width(level) - abs(middle), 0, most)
+    return {'difference': middle, f'{prefix}low': middle - half, f'{prefix}high': middle + half, 'p': p}
 
 
 # %% ../nbs/04b_intervals.ipynb #c6e78979

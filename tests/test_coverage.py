@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from cxrlt_nb.intervals import bootstrap, bootstrap_difference, label_intervals
+from cxrlt_nb.intervals import bootstrap, bootstrap_difference, interval, label_intervals
 from cxrlt_nb.metrics import METRICS
 from cxrlt_nb.runs import read_result
 
@@ -70,6 +70,12 @@ def test_intervals_are_those_of_the_library(sample):
     np.testing.assert_allclose(labels[['low', 'high']], ours[['low', 'high']].dropna(), atol=1e-9)
 
 
+def test_intervals_are_computed_once():
+    reps = np.random.default_rng(0).gamma(2, size=500)
+    for method, ends in study.intervals(1.5, reps).items():
+        np.testing.assert_allclose(ends, list(interval(1.5, reps, method).values()))
+
+
 def arguments(save_to):
     options = [text for name, value in FEW.items() for text in (f'--{name}', str(value))]
     return [*options, '--designs', 'frailty/NIH', '--many_designs', 'latent normal/rare', '--save_to', str(save_to)]
@@ -80,7 +86,7 @@ def test_a_small_study_is_written_and_resumed(tmp_path, monkeypatch, capsys):
     study.main(arguments(tmp_path))
     macro, head = read_result(tmp_path / 'coverage.csv')
     assert {'data', 'commit', 'versions', 'platform', 'made_by', 'repetitions'} <= set(head)
-    assert macro.groupby(['generator', 'hospital', 'patients']).size().tolist() == [60, 60]
+    assert macro.groupby(['generator', 'hospital', 'patients']).size().tolist() == [72, 72]
     total = macro.coverage + macro.truth_below + macro.truth_above
     np.testing.assert_allclose(total, 1, atol=2e-4)
     files = {o: o.stat().st_mtime_ns for o in study.folder().glob('*')}

@@ -312,6 +312,7 @@ BLOCK = 50
 Design = namedtuple('Design', 'generator hospital patients replicates')
 
 
+@cache
 def fingerprint():
     "12 hexadecimal digits that change with the intervals or with the simulation"
     simulation = [hierarchy, separations, scorer, latent_normal, base_rates, frailty, simulate]
@@ -458,6 +459,7 @@ def run_all(tasks, processes):
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--repetitions', type=int, default=400, help='simulated test sets per design')
+    parser.add_argument('--seeds_repetitions', type=int, default=2000, help='the same, for comparisons of methods')
     parser.add_argument('--processes', type=int, default=1, help='each uses one thread')
     parser.add_argument('--patients', type=int, nargs='+', default=[170, 700, 60], help='in all six designs')
     parser.add_argument('--many', type=int, nargs='*', default=[2500], help='patients in two of them')
@@ -477,18 +479,19 @@ def parse(arguments=None):
 def main(arguments=None):
     p = parse(arguments)
     size, designs = min(BLOCK, p.repetitions), []
-    if p.repetitions % size:
-        raise ValueError(f'--repetitions {p.repetitions} must be a multiple of {BLOCK}, or smaller')
+    for name in ('repetitions', 'seeds_repetitions'):
+        if getattr(p, name) % size:
+            raise ValueError(f'--{name} {getattr(p, name)} must be a multiple of {size}')
     for names, patients in ((p.designs, p.patients), (p.many_designs, p.many)):
         n_replicates = {n: p.replicates if n <= 170 else p.replicates // 2 for n in patients}
         designs += [Design(*name.split('/'), n, n_replicates[n]) for n in patients for name in names]
     folder().mkdir(parents=True, exist_ok=True)
     truths = sorted({(d.generator, d.hospital, p.truth_patients) for d in designs})
     run_all([(saved_truth, *o) for o in truths], p.processes)
-    firsts = range(0, p.repetitions, size)
+    firsts, seeds_firsts = range(0, p.repetitions, size), range(0, p.seeds_repetitions, size)
     few, seeds_replicates = 170, p.replicates // 2
-    tasks = [(seeds_block, ratio, first, size, few, seeds_replicates) for ratio in p.ratios for first in firsts]
-    tasks += [(block, d, first, size, p.truth_patients) for d in designs for first in firsts]
+    tasks = [(block, d, first, size, p.truth_patients) for d in designs for first in firsts]
+    tasks += [(seeds_block, ratio, first, size, few, seeds_replicates) for ratio in p.ratios for first in seeds_firsts]
     run_all(tasks, p.processes)
     prevalences = {f'{g}/{h}': saved_truth(g, h, n)[1].round(4).tolist() for g, h, n in truths}
     auc = {f'{g}/{h}': [saved_truth(g, h, n)[0][:, 1].min(), saved_truth(g, h, n)[0][:, 1].max()] for g, h, n in truths}
@@ -503,8 +506,9 @@ def main(arguments=None):
     macro = macro_summary(designs, p.repetitions, size)
     save(p.save_to / 'coverage.csv', macro, **head, prevalences=prevalences)
     save(p.save_to / 'coverage_labels.csv', labels_summary(designs, p.repetitions, size), **head)
-    seeds = seeds_summary(p.ratios, p.repetitions, size, few, seeds_replicates)
-    save(p.save_to / 'coverage_seeds.csv', seeds, **head | dict(replicates=seeds_replicates))
+    seeds = seeds_summary(p.ratios, p.seeds_repetitions, size, few, seeds_replicates)
+    head |= dict(repetitions=p.seeds_repetitions, replicates=seeds_replicates)
+    save(p.save_to / 'coverage_seeds.csv', seeds, **head)
     ours = macro[(macro.method == 'basic, corrected') & (macro.metric == 'map')]
     print(ours[['generator', 'hospital', 'patients', 'labels', 'coverage', 'truth_below', 'truth_above']].to_string())
 

@@ -10,7 +10,7 @@ from cxrlt_nb.intervals import bootstrap, bootstrap_difference, interval, label_
 from cxrlt_nb.metrics import METRICS
 from cxrlt_nb.runs import read_result
 
-FEW = dict(repetitions=2, patients=60, many=60, replicates=32, truth_patients=2000, ratios=1.0)
+FEW = dict(repetitions=2, seeds_repetitions=2, patients=60, many=60, replicates=32, truth_patients=2000, ratios=1.0)
 
 
 @pytest.fixture(scope='module')

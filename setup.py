@@ -27,7 +27,7 @@ setup(
     # Two notebooks are part of the wheel: `cxrlt train` and `cxrlt evaluate` run them.
     packages=[*find_packages(include=['cxrlt_nb', 'cxrlt_nb.*']), 'cxrlt_nb.notebooks'],
     package_dir={'cxrlt_nb.notebooks': 'nbs'},
-    package_data={'cxrlt_nb': ['py.typed'], 'cxrlt_nb.notebooks': ['05_train.ipynb', 'study/06_evaluation.ipynb']},
+    package_data={'cxrlt_nb': ['py.typed'], 'cxrlt_nb.notebooks': ['05_train.ipynb', 'study/06_evaluate_page.ipynb']},
     python_requires='>=' + cfg['min_python'],
     install_requires=lines('requirements'),
     extras_require={k.removesuffix('_requirements'): lines(k) for k in cfg if k.endswith('_requirements')},

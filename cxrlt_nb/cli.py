@@ -305,7 +305,7 @@ def _write_page(
     os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
     with tempfile.TemporaryDirectory() as tmp:
         work = Path(tmp) / 'page'
-        run_notebook(_notebook('study/06_evaluation.ipynb'), work, dict(folder=str(folder.resolve())))
+        run_notebook(_notebook('study/06_evaluate_page.ipynb'), work, dict(folder=str(folder.resolve())))
         write_html(work / 'notebook.ipynb', folder / 'evaluation.html', 'Evaluation of predictions')
     return folder / 'evaluation.html'
 

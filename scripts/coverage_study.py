@@ -202,8 +202,8 @@ def values(y, score):
 
 def intervals(value, reps):
     "`interval` by each method, which computes its quantiles once: faster"
-    low, high = np.quantile(reps, [0.025, 0.975])
-    middle, half = 2 * value - np.mean(reps), stats.norm.ppf(0.975) * np.std(reps, ddof=1)
+    low, high = np.nanquantile(reps, [0.025, 0.975])
+    middle, half = 2 * value - np.nanmean(reps), stats.norm.ppf(0.975) * np.nanstd(reps, ddof=1)
     ends = [(low, high), (2 * value - high, 2 * value - low), (middle - half, middle + half)]
     return dict(zip(METHODS, ends))
 
@@ -211,7 +211,7 @@ def intervals(value, reps):
 def macro_row(plain, corrected, value, truth, **what):
     "One row per method: what, its interval, the value and the truth"
     for suffix, reps in (('', plain), (', corrected', corrected)):
-        bias = np.mean(reps) - value
+        bias = np.nanmean(reps) - value
         for method, (low, high) in intervals(value, reps).items():
             yield what | dict(method=method + suffix, value=value, truth=truth, bias=bias, low=low, high=high)
 

@@ -247,7 +247,7 @@ def wheel(tmp_path_factory):
 def test_wheel_contains_the_package_two_notebooks_and_nothing_else(wheel):
     names = {o for o in zipfile.ZipFile(wheel).namelist() if not o.split('/')[0].endswith('.dist-info')}
     package = [*(ROOT / 'cxrlt_nb').rglob('*.py'), ROOT / 'cxrlt_nb/py.typed']
-    notebooks = {f'cxrlt_nb/notebooks/{o}.ipynb' for o in ('05_train', 'study/06_evaluation')}
+    notebooks = {f'cxrlt_nb/notebooks/{o}.ipynb' for o in ('05_train', 'study/06_evaluate_page')}
     assert names == {o.relative_to(ROOT).as_posix() for o in package} | notebooks
 
 

@@ -60,7 +60,7 @@ FAULTS = """() => {
     if (outside(e)) add(e, 'picture cut');
   }
   for (const e of all('main svg')) {
-    const named = e.getAttribute('aria-hidden') === 'true' || e.getAttribute('aria-label') || e.querySelector('title');
+    const named = e.closest('[aria-hidden="true"]') || e.getAttribute('aria-label') || e.querySelector('title');
     if (!named) add(e, 'diagram without a name');
     if (outside(e) && !scrolls(e.parentElement)) add(e, 'diagram cut');
     for (const t of e.querySelectorAll('text')) if (leaves(box(t), box(e))) add(t, 'text of a diagram cut');

@@ -252,6 +252,7 @@ def _held_out(
     return df.loc[ids, labels].astype('float64'), {k: p.loc[ids, labels] for k, p in scores.items()}, df.patient_id[ids]
 
 
+# %% ../nbs/08_cli.ipynb #1a380872
 def _compare(args: argparse.Namespace):
     "Print the differences between runs on the same held-out images, with intervals over patients"
     from cxrlt_nb.evaluate import compare_predictions
@@ -310,6 +311,7 @@ def _write_page(
     return folder / 'evaluation.html'
 
 
+# %% ../nbs/08_cli.ipynb #2e7d78aa
 def _evaluate(args: argparse.Namespace):
     "Score a prediction file, write tables and a page"
     from cxrlt_nb.evaluate import write_evaluation

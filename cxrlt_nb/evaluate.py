@@ -599,6 +599,7 @@ def _gaps_of(
     return rows
 
 
+# %% ../nbs/06b_evaluate.ipynb #ced5180f
 def subgroup_gaps(
     y_true,  # Targets, 1, 0 or NaN (unknown), `(N,C)`: array, tensor or frame
     y_score,  # Scores of the same shape
@@ -670,19 +671,7 @@ def compare_predictions(
         for m in metric:
             differences = _difference_rows(base[m], other[m], list(y), level)
             rows += [dict(model=name, against=first, metric=m) | o for o in differences]
-    columns = [
-        'model',
-        'against',
-        'metric',
-        'finding',
-        'value_against',
-        'value',
-        'difference',
-        'low',
-        'high',
-        'p',
-        'note',
-    ]
+    columns = 'model against metric finding value_against value difference low high p note'.split()
     return _add_holm(pd.DataFrame(rows).reindex(columns=columns), ['metric'], n, level)
 
 
@@ -776,6 +765,7 @@ def _compare_files(
     return compare_predictions(y, scores, matched.patient_id, **options)
 
 
+# %% ../nbs/06b_evaluate.ipynb #71fc27eb
 def write_evaluation(
     predictions: str | Path,  # See `read_prediction_file`
     labels: str | Path,  # See `read_labels`

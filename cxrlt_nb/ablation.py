@@ -145,7 +145,7 @@ class StudyPreset:
 
     settings: dict = field(default_factory=dict)  # Parameters of the training notebook; `size` and `arch` hold for all
     shrink: float = 1  # Divides the image sizes of the paper
-    stand_ins: bool = False  # Train the small stand-in of each backbone
+    stand_ins: str = ''  # The run preset whose stand-in of each backbone is trained; empty: the backbone itself
 
     @property
     def folds(self) -> int:
@@ -168,9 +168,12 @@ class StudyPreset:
             return self.settings['arch']
         if not self.stand_ins:
             return backbone
-        if backbone not in BACKBONES:
-            raise ValueError(f'{backbone} has no small stand-in; add it to models.BACKBONES, or give arch=...')
-        return BACKBONES[backbone].stand_in
+        stand_ins = BACKBONES[backbone].stand_ins if backbone in BACKBONES else {}
+        if self.stand_ins not in stand_ins:
+            raise ValueError(
+                f'{backbone} has no stand-in for {self.stand_ins}; add it to models.BACKBONES, or give arch=...'
+            )
+        return stand_ins[self.stand_ins]
 
     def parameters(
         self,
@@ -183,7 +186,7 @@ class StudyPreset:
 
 
 # %% ../nbs/07_ablation.ipynb #ffa8f623
-_DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins=True)
+_DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins='demo')
 _TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=1)
 _EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
 
@@ -213,14 +216,14 @@ def _parse(
 
 def study_preset(
     study: str,  # "table2" or "extended"
-    name: str = 'auto',  # A run preset, or "auto": paper if there is an accelerator, else demo
+    name: str = 'auto',  # A run preset, or "auto"
     text: str = '',  # Parameters for all trainings, such as "images=96 epochs=1"
     **settings,  # The same as Python values
 ) -> StudyPreset:
     "The preset of a study; `ValueError` for an unknown study or preset, or for text that sets nothing"
     if study not in ('table2', 'extended'):
         raise ValueError(f'unknown study {study!r}; use table2 or extended')
-    name = pick_preset(name)
+    name = pick_preset(name, settings.get('data', 'phantom'))
     preset = STUDY_PRESETS.get((study, name), StudyPreset(dict(preset=name)))
     return replace(preset, settings=preset.settings | _parse(text) | settings)
 

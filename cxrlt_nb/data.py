@@ -239,11 +239,11 @@ def _encode_all(
 
 # %% ../nbs/02a_data.ipynb #84a5b3df
 def RadiographBlock(
-    mean: float | None = None,  # Subtracted from pixels in [0,1]; None: pixels stay in [0,1] (§4.2)
+    mean: float | None = None,  # Subtracted from pixels in [0,1]; None is 0, and pixels stay in [0,1] (§4.2)
     std: float = 1.0,  # Pixels are divided by this after `mean` is subtracted
 ) -> TransformBlock:
     "A block of gray images with one channel; with `dataloaders(…, cache=store)`, batches come from an `ImageCache`"
-    normalize = [] if mean is None else [Normalize.from_stats([mean], [std], cuda=False)]
+    normalize = [] if not mean and std == 1 else [Normalize.from_stats([mean or 0.0], [std], cuda=False)]
     return TransformBlock(type_tfms=_OpenRadiograph(), batch_tfms=[_BytesToFloat(), *normalize], dl_type=RadiographDL)
 
 

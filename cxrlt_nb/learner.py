@@ -47,6 +47,7 @@ from torch import nn
 from .data import rows_dl
 from .files import write_atomically
 from .intervals import beats_chance, bootstrap, chance_level
+from .losses import best_constant
 from .metrics import METRICS
 
 
@@ -139,6 +140,18 @@ def make_callbacks(
     return [factory(Path(folder)) for factory in factories]
 
 
+# %% ../nbs/04d_learner.ipynb #70be45a1
+def _start_at_prior(
+    model: nn.Module,  # A timm model, changed in place
+    loss: nn.Module,  # Its loss
+    prevalence: Sequence[float],  # Share of positives of each label
+):
+    "Set the bias of the classifier to what the loss answers if it knows the prevalence only"
+    bias = best_constant(loss, torch.as_tensor(np.asarray(prevalence, float)))
+    with torch.no_grad():
+        model.get_classifier().bias.copy_(bias)
+
+
 # %% ../nbs/04d_learner.ipynb #dfd811f0
 def make_learner(
     dls: DataLoaders,  # fastai loaders of radiographs and findings
@@ -147,10 +160,13 @@ def make_learner(
     wd: float = 0.0,  # L2 penalty; the paper has none
     precision: str = 'fp32',  # 'fp32', or 'bf16' on a GPU
     metrics: Sequence[str] = ('map',),  # Names of `METRICS`, or package.module:function
+    prevalence: Sequence[float] | None = None,  # Share of positives of each label, where the classifier starts
 ) -> Learner:
     "A `Learner` with the paper's optimiser, two parameter groups, and metrics by name"
     if precision == 'bf16' and not torch.cuda.is_available():
         raise ValueError("precision 'bf16' needs a GPU, and there is none; use 'fp32'")
+    if prevalence is not None:
+        _start_at_prior(model, loss, prevalence)
     cbs = [ChannelsLast()]
     if precision == 'bf16':
         cbs.append(MixedPrecision(AMPMode.BF16))
@@ -225,7 +241,7 @@ def _history_row(
 ) -> dict:  # epoch, lr (the classifier's at the last step), losses, metrics, peak_memory (bytes), images_per_s
     "What `history.csv` holds of an epoch"
     names = learn.recorder.metric_names[1:-1]  # fastai's are 'epoch', losses, metrics, 'time'
-    values = {name: float(value) for name, value in zip(names, learn.final_record)}
+    values = {name: math.nan if value is None else float(value) for name, value in zip(names, learn.final_record)}
     return dict(
         epoch=learn.epoch + 1,
         lr=float(learn.recorder.lrs[-1]),

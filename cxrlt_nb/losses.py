@@ -14,11 +14,13 @@ __all__ = [
     'BinaryCrossEntropyFlat',
     'AsymmetricLossFlat',
     'make_loss',
+    'best_constant',
 ]
 
 # %% ../nbs/04_losses.ipynb #d6ea4835
 import inspect
 from collections.abc import Callable, Mapping
+from copy import copy
 from math import inf
 
 import torch
@@ -222,3 +224,17 @@ def make_loss(
     if unknown:
         raise TypeError(f'loss {name!r} has no {", ".join(unknown)}; it takes {", ".join(known)}')
     return LOSSES[name](**{k: v for k, v in (params or {}).items() if k in known} | own)
+
+
+# %% ../nbs/04_losses.ipynb #8e21f6d3
+def best_constant(
+    loss: nn.Module,  # A loss from `make_loss`
+    prevalence: Tensor,  # (C,) share of positives of each label
+) -> Tensor:  # (C,) logits, to two decimals
+    "The logit with the smallest expected loss at each prevalence (cf. Lin et al. 2017, section 4.1)"
+    loss = copy(loss)
+    loss.reduction = 'none'
+    z = torch.linspace(-12, 12, 2401, dtype=torch.float64)[:, None]
+    at_1, at_0 = loss(z, torch.ones_like(z)), loss(z, torch.zeros_like(z))
+    q = torch.as_tensor(prevalence, dtype=torch.float64)
+    return z[(q * at_1 + (1 - q) * at_0).argmin(0), 0]

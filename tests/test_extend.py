@@ -69,7 +69,7 @@ LOSSES['half_bce'] = HalfBCE
 MIXERS['left_right'] = LeftRight
 DATASETS['ours'] = read_ours
 PRESETS['sketch'] = PRESETS['demo'] | dict(arch='test_resnet', size=32, epochs=2, bs=16, budget=4e5)
-BACKBONES['resnet50'] = Backbone(tag='a1_in1k', stand_in='test_resnet')
+BACKBONES['resnet50'] = Backbone(tag='a1_in1k', stand_ins=dict(demo='test_resnet'))
 METRICS['brier'] = Metric(brier_score, 'Brier score', 'mean Brier score')
 CALLBACKS['count_batches'] = CountBatches
 TABLE2[11] = Row('resnet50', 336, tta=True)

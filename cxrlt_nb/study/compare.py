@@ -8,6 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/study/compare.html.md"""
 __all__ = ['saved_predictions', 'comparison_table', 'write_comparison', 'plot_comparison']
 
 # %% ../../nbs/study/01_compare.ipynb #f4736285
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..ablation import EXTENDED, baselines, configurations
 from ..ensemble import blend_weights, mean_ensemble, study_mean
 from ..files import home
 from ..intervals import Estimate, estimates, holm, seeds_interval
-from ..metrics import tiers
+from ..metrics import METRICS, tiers
 from ..predict import open_model, run_table
 from ..runs import check_comparable, open_run, read_predictions, write_result
 from ..table import TRAIN_POSITIVES
@@ -37,6 +38,7 @@ def saved_predictions(
 
 # %% ../../nbs/study/01_compare.ipynb #22391a17
 _HELD_OUT = ('development', 'test')
+_COMPARED = ('map', 'mauc')
 
 
 def _predictions(
@@ -90,8 +92,8 @@ def _score(
     df: pd.DataFrame,  # Study table, indexed by image id
     y: pd.DataFrame,  # Targets of the held-out images
     n: int,  # Replicates
-) -> list:  # The AP of each seed, an `Estimate`
-    "The AP of every label; `ValueError` if the predictions are of other images"
+) -> list:  # For each seed, an `Estimate` by metric
+    "The metrics of every label; `ValueError` if the predictions are of other images"
     found = []
     for seed in sorted({seed for _, seed in opened}):
         p = _predictions(name, seed, opened, df)
@@ -102,28 +104,34 @@ def _score(
                 f'such as {odd[0]!r}; a difference would not be paired'
             )
         p = p.loc[y.index, list(y)]
-        found += [estimates(y, p, df.patient_id.loc[y.index], n, metrics=['map'])['map']]
+        found += [estimates(y, p, df.patient_id.loc[y.index], n, metrics=_COMPARED)]
     return found
 
 
 # %% ../../nbs/study/01_compare.ipynb #1db8a0db
 def _label_groups(
     labels: list[str],  # Labels with a positive
+    positives: pd.Series,  # Positives of each label among the other images
+    cxrlt: bool = True,  # Whether the labels are as frequent as in CXR-LT; else they are cut into thirds
 ) -> dict:
-    'All labels, and "head", "medium" and "tail" for those of CXR-LT'
-    groups = {'all': labels}
-    if set(labels) <= set(TRAIN_POSITIVES):
+    'All labels, and "head", "medium" and "tail"'
+    if cxrlt and set(labels) <= set(TRAIN_POSITIVES):
         tier = tiers(labels)
-        groups |= {o: [k for k in labels if tier[k] == o] for o in ('head', 'medium', 'tail')}
-    return {name: members for name, members in groups.items() if members}
+    elif (third := len(labels) // 3) == 0:
+        return {'all': labels}
+    else:
+        ranked = positives[labels].rank(method='first')
+        tier = tiers(ranked, head=len(labels) - third + 1, tail=third)
+    groups = {o: [k for k in labels if tier[k] == o] for o in ('head', 'medium', 'tail')}
+    return {'all': labels} | {name: members for name, members in groups.items() if members}
 
 
 def _line(
-    ours: list,  # From `_score`
+    ours: list,  # An `Estimate` of each seed
     base: list | None,  # The same of the baseline; None without one
     labels: list[str],  # The labels to average
 ) -> dict:
-    "mAP of a configuration, and its difference to the baseline"
+    "The macro value of a configuration, and its difference to the baseline"
     ours = [o.of(labels) for o in ours]
     by_seed, mean = [o.value.mean() for o in ours], Estimate.mean(ours)
     line = dict(n_labels=len(labels), **mean.macro(), seed_low=min(by_seed), seed_high=max(by_seed), seeds=len(ours))
@@ -138,7 +146,18 @@ def _line(
 
 
 # %% ../../nbs/study/01_compare.ipynb #fef68b84
-_COLUMNS = ['configuration', 'baseline', 'labels', 'n_labels', 'value', 'low', 'high', 'seed_low', 'seed_high']
+_COLUMNS = [
+    'configuration',
+    'baseline',
+    'metric',
+    'labels',
+    'n_labels',
+    'value',
+    'low',
+    'high',
+    'seed_low',
+    'seed_high',
+]
 _COLUMNS += ['difference', 'diff_low', 'diff_high', 'p', 'method_low', 'method_high', 'method_p', 'p_holm', 'verdict']
 _COLUMNS += ['seeds', 'images', 'patients', 'images_per_s']
 
@@ -146,8 +165,8 @@ _COLUMNS += ['seeds', 'images', 'patients', 'images_per_s']
 def _add_verdicts(
     table: pd.DataFrame,  # Lines of `comparison_table`
 ) -> pd.DataFrame:
-    "Add Holm-adjusted p-values and verdicts, one family per group of labels"
-    table['p_holm'] = table.groupby('labels').method_p.transform(holm) if 'method_p' in table else np.nan
+    "Add Holm-adjusted p-values and verdicts, one family per metric and group of labels"
+    table['p_holm'] = table.groupby(['metric', 'labels']).method_p.transform(holm) if 'method_p' in table else np.nan
     side = np.where(table.get('difference', np.nan) > 0, 'better', 'worse')
     verdict = pd.Series(side, table.index).where(table.p_holm < 0.05, 'cannot tell')
     return table.assign(verdict=verdict.where(table.p_holm.notna(), ''))
@@ -159,11 +178,13 @@ def comparison_table(
     df: pd.DataFrame,  # Study table, indexed by image id
     n: int = 1000,  # Replicates
 ) -> pd.DataFrame:
-    "Held-out mAP of each configuration, and its paired difference to each of its `baselines` among `names`"
+    "Held-out mAP and mAUC of each configuration, and the paired difference to each of its `baselines` among `names`"
     _check_runs(opened)
     first = next(iter(opened.values()))
     y = df.loc[saved_predictions(first, *_HELD_OUT).index, first.labels].astype(int)
-    y = y.loc[:, y.any()]  # a label without a positive has no AP
+    y = y.loc[:, y.any() & ~y.all()]  # a label of one value only has no score
+    positives = df.loc[df.index.difference(y.index), list(y)].sum()
+    groups = _label_groups(list(y), positives, first.p.data in ('phantom', 'cxrlt'))
     scores = {name: _score(name, opened, df, y, n) for name in names}
     images = dict(images=len(y), patients=df.patient_id.loc[y.index].nunique())
     lines = []
@@ -171,9 +192,11 @@ def comparison_table(
         rates = [run.record['images_per_s'] for (k, _), run in opened.items() if k == name]
         rate = np.median(rates) if rates else np.nan
         for base in baselines(name) or [None]:
-            for group, labels in _label_groups(list(y)).items():
-                line = _line(scores[name], scores.get(base), labels)
-                lines.append(dict(configuration=name, baseline=base, labels=group, **line, **images, images_per_s=rate))
+            about = dict(configuration=name, baseline=base)
+            for metric, (group, labels) in product(_COMPARED, groups.items()):
+                ours = [o[metric] for o in scores[name]]
+                line = _line(ours, [o[metric] for o in scores[base]] if base in scores else None, labels)
+                lines.append(about | dict(metric=metric, labels=group, **line, **images, images_per_s=rate))
     return _add_verdicts(pd.DataFrame(lines)).reindex(columns=_COLUMNS)
 
 
@@ -193,7 +216,9 @@ def write_comparison(
     if table.credentialed and not path.resolve().is_relative_to(home() / 'runs'):
         raise ValueError(f'{path}: results of credentialed data must be under {home() / "runs"}')
     t = comparison_table(configurations(asked), opened, table.df.set_index('image_id'), n)
-    made_by, interval = f'make study-extended GROUP={asked}', f'95 %, basic, {n} replicates over patients, seed 0'
+    data = next(iter(opened.values())).p.data
+    made_by = f'make study-extended GROUP={asked}' + ('' if data == 'phantom' else f' DATA={data}')
+    interval = f'95 %, basic, {n} replicates over patients, seed 0'
     write_result(path, t, list(opened.values()), made_by=made_by, interval=interval)
     return t
 
@@ -202,10 +227,11 @@ def write_comparison(
 def plot_comparison(
     table: pd.DataFrame,  # From `comparison_table`
     labels: str = 'all',  # "all", "head", "medium" or "tail"
+    metric: str = 'map',  # "map" or "mauc"
     ax=None,  # Axes to draw on
 ):
     "Forest plot of the differences to the baseline, with both intervals; the axes"
-    t = table[(table.labels == labels) & table.difference.notna()]
+    t = table[(table.labels == labels) & (table.metric == metric) & table.difference.notna()]
     if not len(t):
         raise ValueError(
             f'no difference for {labels!r} labels in this table; it has {", ".join(table.labels.unique())}'
@@ -219,7 +245,7 @@ def plot_comparison(
     ax.axvline(0, color='k', lw=0.6)
     ax.invert_yaxis()
     ax.margins(y=0.15)
-    ax.set_xlabel(f'difference in mAP, {labels} labels')
+    ax.set_xlabel(f'difference in {METRICS[metric].macro_name}, {labels} labels')
     ax.locator_params(axis='x', nbins=6)
     ax.figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc='outside upper center', ncols=2)
     return ax

@@ -486,9 +486,8 @@ def write_table2(
         raise ValueError(f'{to}: results of credentialed data must be under {home() / "runs"}')
     lines, labels, found = score_rows(rows, opened, table.df.set_index('image_id'), n)
     tables = {'': lines, '_labels': labels, '_claims': _judge(found), '_cost': _row_costs(rows, opened)}
-    made_by, interval = (
-        f'make study ROWS={",".join(map(str, rows))}',
-        f'95 %, basic, {n} replicates over patients, seed 0',
-    )
+    data = '' if runs[0].p.data == 'phantom' else f' DATA={runs[0].p.data}'
+    made_by = f'make study ROWS={",".join(map(str, rows))}{data}'
+    interval = f'95 %, basic, {n} replicates over patients, seed 0'
     for suffix, t in tables.items():
         write_result(to / f'{name}{suffix}.csv', t, runs, made_by=made_by, interval=interval)

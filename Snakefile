@@ -25,7 +25,6 @@ from cxrlt_nb.phantom import release as phantom
 os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
 CHECKOUT = Path(workflow.basedir)
 STUDY = 'table2' if 'rows' in config else 'extended'
-TRAINING = CHECKOUT/'nbs/05_train.ipynb'
 REPORT = CHECKOUT/'nbs/study/04_report.ipynb'
 ASKED = str(config.get('rows', config.get('group', 'all')))
 SET, PLUGINS = str(config.get('set') or ''), str(config.get('plugins') or '')
@@ -63,7 +62,11 @@ try:
             PHANTOM = files.home()/'data'/phantom.phantom_name(**table2.study_phantom(preset))
     else:
         trainings = ablation.trainings(ASKED, preset=preset)
-    names = runs.folders(trainings, TRAINING, PHANTOM.name if PHANTOM else '')
+    notebooks = {name: CHECKOUT/'nbs'/ablation.notebook_of(name) for name in trainings}
+    names = {}
+    for notebook in dict.fromkeys(notebooks.values()):
+        its = {name: p for name, p in trainings.items() if notebooks[name] == notebook}
+        names |= runs.folders(its, notebook, PHANTOM.name if PHANTOM else '')
 except (ValueError, FileNotFoundError) as e:
     raise WorkflowError(str(e)) from None
 
@@ -195,9 +198,9 @@ rule train:
     input: training_inputs
     output: PLACE/'{folder}/record.json'
     threads: training_cores
-    params: given=training_parameters
+    params: given=training_parameters, notebook=lambda w: notebooks[training_of[w.folder]]
     resources: took=lambda w: runs.last_took(PLACE/w.folder)
     message: 'train {wildcards.folder} ({resources.took})'
     shell:
-        '{sys.executable} -m cxrlt_nb.study.runner {TRAINING:q} {PLACE:q}/{wildcards.folder:q}'
+        '{sys.executable} -m cxrlt_nb.study.runner {params.notebook:q} {PLACE:q}/{wildcards.folder:q}'
         ' --parameters {params.given:q} --devices={DEVICES}'

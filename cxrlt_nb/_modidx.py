@@ -27,6 +27,7 @@ d = {
             ),
             'cxrlt_nb.ablation.StudyPreset.size': ('ablation.html#studypreset.size', 'cxrlt_nb/ablation.py'),
             'cxrlt_nb.ablation._changes': ('ablation.html#_changes', 'cxrlt_nb/ablation.py'),
+            'cxrlt_nb.ablation._changes_nothing': ('ablation.html#_changes_nothing', 'cxrlt_nb/ablation.py'),
             'cxrlt_nb.ablation._configuration_trainings': (
                 'ablation.html#_configuration_trainings',
                 'cxrlt_nb/ablation.py',
@@ -35,6 +36,7 @@ d = {
             'cxrlt_nb.ablation._row_trainings': ('ablation.html#_row_trainings', 'cxrlt_nb/ablation.py'),
             'cxrlt_nb.ablation.baselines': ('ablation.html#baselines', 'cxrlt_nb/ablation.py'),
             'cxrlt_nb.ablation.configurations': ('ablation.html#configurations', 'cxrlt_nb/ablation.py'),
+            'cxrlt_nb.ablation.notebook_of': ('ablation.html#notebook_of', 'cxrlt_nb/ablation.py'),
             'cxrlt_nb.ablation.study_preset': ('ablation.html#study_preset', 'cxrlt_nb/ablation.py'),
             'cxrlt_nb.ablation.trainings': ('ablation.html#trainings', 'cxrlt_nb/ablation.py'),
         },
@@ -903,6 +905,7 @@ d = {
             'cxrlt_nb.predict._predict_mirrors': ('predict.html#_predict_mirrors', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._read_images': ('predict.html#_read_images', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.decide': ('predict.html#decide', 'cxrlt_nb/predict.py'),
+            'cxrlt_nb.predict.heat_maps': ('predict.html#heat_maps', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.mirror_predictions': ('predict.html#mirror_predictions', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.open_model': ('predict.html#open_model', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.posterior': ('predict.html#posterior', 'cxrlt_nb/predict.py'),

@@ -18,6 +18,7 @@ __all__ = [
     'baselines',
     'configurations',
     'trainings',
+    'notebook_of',
 ]
 
 # %% ../nbs/07_ablation.ipynb #feb3021a
@@ -25,7 +26,7 @@ import ast
 import difflib
 from dataclasses import dataclass, field, replace
 
-from .config import pick_preset
+from .config import PRESETS, pick_preset
 from .models import BACKBONES
 
 
@@ -229,9 +230,6 @@ def study_preset(
 
 
 # %% ../nbs/07_ablation.ipynb #20887208
-_SEEDS = (0, 1, 2)
-
-
 @dataclass(frozen=True)
 class Configuration:
     "A baseline and one change to it, or an ensemble of other configurations"
@@ -242,6 +240,8 @@ class Configuration:
     how: str | None = None  # For an ensemble of `members`: "mean", "blend" or "study_mean"; it trains nothing
     members: tuple[str, ...] = ()  # Names of configurations
     size: int = 224  # Side of the image in the paper, in pixels
+    seeds: int = 3  # Trainings, with seeds from 0 on
+    notebook: str = '05_train.ipynb'  # What trains it, below `nbs/`
 
 
 # %% ../nbs/07_ablation.ipynb #94bfba30
@@ -260,9 +260,10 @@ EXTENDED |= {
 
 # %% ../nbs/07_ablation.ipynb #99df0b16
 EXTENDED |= {
+    'focal': Configuration('loss', 'basic', dict(loss='focal')),
     'bce': Configuration('loss', 'basic', dict(loss='bce')),
-    'focal_unbalanced': Configuration('loss', 'basic', dict(balance=False)),
-    'focal_unsmoothed': Configuration('loss', 'basic', dict(label_smoothing=0.0)),
+    'focal_unbalanced': Configuration('loss', 'basic', dict(loss='focal', balance=False)),
+    'focal_unsmoothed': Configuration('loss', 'basic', dict(loss='focal', label_smoothing=0.0)),
     'asl': Configuration('loss', 'basic', dict(loss='asl')),
     'image_folds': Configuration('folds', 'basic', dict(fold_by='image')),
 }
@@ -342,6 +343,16 @@ def _row_trainings(
     return found
 
 
+def _changes_nothing(
+    name: str,  # A configuration
+    preset: StudyPreset,  # From `study_preset`
+) -> bool:
+    "Whether a preset has all that a configuration changes"
+    c = EXTENDED[name]
+    usual = PRESETS.get(preset.settings.get('preset', ''), {}) | preset.settings
+    return bool(c.base and c.change) and all(usual.get(k) == v for k, v in c.change.items())
+
+
 def _configuration_trainings(
     name: str,  # A configuration
     preset: StudyPreset,  # From `study_preset`
@@ -349,7 +360,7 @@ def _configuration_trainings(
     "The trainings of one configuration, one per seed and member"
     found = {}
     for member in EXTENDED[name].members or (name,):
-        for seed in _SEEDS:
+        for seed in range(EXTENDED[member].seeds):
             changes = dict(fold=0, seed=seed) | _changes(member)
             found[f'{member}-seed{seed}'] = preset.parameters(paper_size=EXTENDED[member].size, **changes)
     return found
@@ -369,5 +380,15 @@ def trainings(
         found |= _row_trainings(row, preset)
     for group in () if rows else asked:
         for name in configurations(group):
-            found |= _configuration_trainings(name, preset)
+            if not _changes_nothing(name, preset):
+                found |= _configuration_trainings(name, preset)
     return found
+
+
+# %% ../nbs/07_ablation.ipynb #3f5b8a12
+def notebook_of(
+    training: str,  # A name from `trainings`
+) -> str:  # Below `nbs/`
+    "The notebook that trains it"
+    configuration = EXTENDED.get(training.rpartition('-seed')[0])
+    return configuration.notebook if configuration else '05_train.ipynb'

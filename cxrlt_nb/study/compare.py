@@ -21,7 +21,7 @@ from ..ensemble import blend_weights, mean_ensemble, study_mean
 from ..files import home
 from ..intervals import Estimate, estimates, holm, seeds_interval
 from ..metrics import METRICS, tiers
-from ..predict import open_model, run_table
+from ..predict import run_table
 from ..runs import check_comparable, open_run, read_predictions, write_result
 from ..table import TRAIN_POSITIVES
 
@@ -73,13 +73,18 @@ def _check_runs(
     opened: dict,  # Runs from `open_run` by (configuration, seed)
 ):
     "`ValueError` that names what differs between runs that cannot be compared"
-    first = next(iter(opened.values()))
-    check_comparable(list(opened.values()), same=_SAME)
+    first, changed = next(iter(opened.values())), set()
+    for name, _ in opened:
+        changed |= set(EXTENDED[name].change)
+    same = [o for o in _SAME if o not in changed]
+    check_comparable(list(opened.values()), same=same, results=False)
+    for notebook in {EXTENDED[name].notebook for name, _ in opened}:  # the code of each is its own
+        check_comparable([run for (name, _), run in opened.items() if EXTENDED[name].notebook == notebook], same=[])
     for (name, seed), run in opened.items():
         base = opened.get((EXTENDED[name].base, seed), run)
-        if run.p.fold != base.p.fold:
+        if run.p.fold != base.p.fold and 'fold' not in EXTENDED[name].change:
             raise ValueError(f'{base.name} and {run.name} cannot be compared: fold {base.p.fold} and {run.p.fold}')
-        if abs(first.p.images - run.p.images) > 0.05 * first.p.images:
+        if 'fold' not in changed and abs(first.p.images - run.p.images) > 0.05 * first.p.images:
             raise ValueError(
                 f'{first.name} and {run.name} cannot be compared: images {first.p.images} and {run.p.images}'
             )
@@ -212,12 +217,14 @@ def write_comparison(
     for name, folder in folders.items():
         configuration, _, seed = name.rpartition('-seed')
         opened[configuration, int(seed)] = open_run(folder)
-    table = run_table(open_model(next(iter(folders.values()))))
+    first = next(iter(opened.values()))
+    table = run_table(first)
     if table.credentialed and not path.resolve().is_relative_to(home() / 'runs'):
         raise ValueError(f'{path}: results of credentialed data must be under {home() / "runs"}')
-    t = comparison_table(configurations(asked), opened, table.df.set_index('image_id'), n)
-    data = next(iter(opened.values())).p.data
-    made_by = f'make study-extended GROUP={asked}' + ('' if data == 'phantom' else f' DATA={data}')
+    trained = {name for name, _ in opened}
+    names = [o for o in configurations(asked) if o in trained or EXTENDED[o].how]
+    t = comparison_table(names, opened, table.df.set_index('image_id'), n)
+    made_by = f'make study-extended GROUP={asked}' + ('' if first.p.data == 'phantom' else f' DATA={first.p.data}')
     interval = f'95 %, basic, {n} replicates over patients, seed 0'
     write_result(path, t, list(opened.values()), made_by=made_by, interval=interval)
     return t

@@ -39,6 +39,12 @@ def found_devices():
     return os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(torch.cuda.device_count()))))
 
 
+def notebook_of(training):
+    "The notebook of a training, such as `basic-seed0`"
+    configuration = ablation.EXTENDED.get(training.rpartition('-seed')[0])
+    return CHECKOUT/'nbs'/(configuration.notebook if configuration else '05_train.ipynb')
+
+
 DEVICES = str(config.get('devices', found_devices()))
 
 try:
@@ -62,7 +68,7 @@ try:
             PHANTOM = files.home()/'data'/phantom.phantom_name(**table2.study_phantom(preset))
     else:
         trainings = ablation.trainings(ASKED, preset=preset)
-    notebooks = {name: CHECKOUT/'nbs'/ablation.notebook_of(name) for name in trainings}
+    notebooks = {name: notebook_of(name) for name in trainings}
     names = {}
     for notebook in dict.fromkeys(notebooks.values()):
         its = {name: p for name, p in trainings.items() if notebooks[name] == notebook}

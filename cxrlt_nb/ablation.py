@@ -18,7 +18,6 @@ __all__ = [
     'baselines',
     'configurations',
     'trainings',
-    'notebook_of',
 ]
 
 # %% ../nbs/07_ablation.ipynb #feb3021a
@@ -189,12 +188,16 @@ class StudyPreset:
 # %% ../nbs/07_ablation.ipynb #ffa8f623
 _DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins='demo')
 _TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=1)
+_LAPTOP = StudyPreset(dict(preset='laptop', threads=1), stand_ins='laptop')
+_EXTENDED_LAPTOP = dict(images=4000, size=96)
 _EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
 
 #: What a study changes in a run preset (`config.PRESETS`). One that is not listed trains the paper's sizes and models.
 STUDY_PRESETS = {
     ('table2', 'demo'): replace(_DEMO, settings=_DEMO.settings | _TABLE2_DEMO, shrink=7),
     ('extended', 'demo'): replace(_DEMO, settings=_DEMO.settings | _EXTENDED_DEMO),
+    ('table2', 'laptop'): replace(_LAPTOP, shrink=3.5),
+    ('extended', 'laptop'): replace(_LAPTOP, settings=_LAPTOP.settings | _EXTENDED_LAPTOP),
 }
 
 
@@ -383,12 +386,3 @@ def trainings(
             if not _changes_nothing(name, preset):
                 found |= _configuration_trainings(name, preset)
     return found
-
-
-# %% ../nbs/07_ablation.ipynb #3f5b8a12
-def notebook_of(
-    training: str,  # A name from `trainings`
-) -> str:  # Below `nbs/`
-    "The notebook that trains it"
-    configuration = EXTENDED.get(training.rpartition('-seed')[0])
-    return configuration.notebook if configuration else '05_train.ipynb'

@@ -218,6 +218,9 @@ def _thresholds(args: argparse.Namespace):
     from cxrlt_nb.runs import check_comparable, open_run, read_predictions
 
     runs = [open_run(o) for o in args.runs]
+    for run in runs:
+        if run.p.fold == 'none':
+            raise ValueError(f'{run.name} was trained with fold none: it has no validation images; train a fold of it')
     check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
     p = out_of_fold({o.name: read_predictions(o.folder / 'predictions/validation.parquet') for o in runs})
     y = run_table(runs[0], args.root).df.set_index('image_id').loc[p.index, list(p)]

@@ -10,7 +10,6 @@ __all__ = [
     'study_phantom',
     'row_predictions',
     'mirror_groups',
-    'score_rows',
     'format_table2',
     'plot_rows',
     'describe_claims',
@@ -223,7 +222,7 @@ def _score_row(
 
 
 # %% ../../nbs/study/02_table2.ipynb #532bf5f2
-def score_rows(
+def _score_rows(
     rows,  # Rows of Table 2
     opened: dict,  # Runs from `open_run` by row
     df: pd.DataFrame,  # Study table, indexed by image id
@@ -255,7 +254,7 @@ def score_rows(
 # %% ../../nbs/study/02_table2.ipynb #090f69f6
 def _described(
     row: int,  # Row of Table 2
-    line: pd.Series,  # Its line from `score_rows`
+    line: pd.Series,  # Its line from `_score_rows`
 ) -> dict:
     "What was trained for a row, and what it stands in for"
     r = TABLE2[row]
@@ -267,7 +266,7 @@ def _described(
 
 
 def format_table2(
-    lines: pd.DataFrame,  # From `score_rows`
+    lines: pd.DataFrame,  # From `_score_rows`
     phase: str = 'both',  # "development", "testing" or "both"
     metrics=None,  # Columns; all by default
 ) -> pd.DataFrame:
@@ -292,7 +291,7 @@ def format_table2(
 
 # %% ../../nbs/study/02_table2.ipynb #6eae0e25
 def plot_rows(
-    lines: pd.DataFrame,  # From `score_rows`
+    lines: pd.DataFrame,  # From `_score_rows`
     phase: str = 'both',  # "development", "testing" or "both"
     ax=None,  # Axes to draw on
 ):
@@ -343,7 +342,7 @@ def _verdict(
 
 # %% ../../nbs/study/02_table2.ipynb #cdea9cb6
 def _judge(
-    found: dict,  # From `score_rows`
+    found: dict,  # From `_score_rows`
 ) -> pd.DataFrame:
     "A line per claim, metric and phase (the claim's, and both) with difference, interval and verdicts"
     judged = []
@@ -484,7 +483,7 @@ def write_table2(
     table = run_table(open_model(runs[0].folder))
     if table.credentialed and not to.resolve().is_relative_to(home() / 'runs'):
         raise ValueError(f'{to}: results of credentialed data must be under {home() / "runs"}')
-    lines, labels, found = score_rows(rows, opened, table.df.set_index('image_id'), n)
+    lines, labels, found = _score_rows(rows, opened, table.df.set_index('image_id'), n)
     tables = {'': lines, '_labels': labels, '_claims': _judge(found), '_cost': _row_costs(rows, opened)}
     data = '' if runs[0].p.data == 'phantom' else f' DATA={runs[0].p.data}'
     made_by = f'make study ROWS={",".join(map(str, rows))}{data}'

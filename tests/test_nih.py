@@ -1,0 +1,110 @@
+"Real radiographs on a CPU: the preset `laptop`, its weights, training on all patients, and the graph of the study."
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from checkout import ROOT
+from fastcore.xtras import modified_env
+from PIL import Image
+
+from cxrlt_nb.models import create_model
+from cxrlt_nb.phantom.findings import draw
+
+BIN = Path(sys.executable).parent
+FINDINGS = ['Cardiomegaly', 'Effusion', 'Mass', 'No Finding']
+
+
+@pytest.fixture(scope='module')
+def release(tmp_path_factory):
+    "A folder in the layout of NIH ChestX-ray14: 40 synthetic patients with two images each"
+    root, rows = tmp_path_factory.mktemp('nih'), []
+    (root / 'images').mkdir()
+    for patient in range(40):
+        finding = FINDINGS[patient % 4]
+        drawn = finding.replace('Effusion', 'Pleural Effusion')
+        for follow_up in range(2):
+            name = f'{patient:08}_{follow_up:03}.png'
+            image = draw([drawn], size=64, patient=patient, study=follow_up)
+            Image.fromarray(image).save(root / 'images' / name)
+            rows.append([name, finding, follow_up, patient, 50, 'F', 'PA', 64, 64])
+    columns = ['Image Index', 'Finding Labels', 'Follow-up #', 'Patient ID', 'Patient Age', 'Patient Gender']
+    columns += ['View Position', 'OriginalImage[Width', 'Height]']
+    table = pd.DataFrame(rows, columns=columns)
+    table.to_csv(root / 'Data_Entry_2017_v2020.csv', index=False)
+    test = table['Image Index'][table['Patient ID'] >= 28]
+    (root / 'test_list.txt').write_text('\n'.join(test))
+    return root
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp('home')
+
+
+def cxrlt(home, *args):
+    env = os.environ | dict(CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
+    command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from cxrlt_nb.cli import main; sys.exit(main())']
+    return subprocess.run([*command, *map(str, args)], env=env, capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def run(home, release):
+    "A training on all training patients"
+    out = home / 'runs/all'
+    given = dict(data='nih', root=release, fold='none', bs=8, prior_bias=True, out=out)
+    done = cxrlt(home, 'train', *(o for k, v in given.items() for o in (f'--{k}', v)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def test_all_training_patients_are_learned_from(run):
+    record = json.loads((run / 'record.json').read_text())
+    assert record['parameters']['preset'] == 'laptop' and record['parameters']['loss'] == 'bce'
+    rows = record['rows']
+    assert rows['validation'] == 0 and sum(rows.values()) == 80
+    assert {o.stem for o in (run / 'predictions').iterdir()} == {'development', 'test', 'targets'}
+    history = pd.read_csv(run / 'history.csv')
+    assert history.mAP.isna().all() and np.isfinite(history.train_loss).all()
+
+
+def test_thresholds_need_a_validation_fold(home, run, tmp_path):
+    done = cxrlt(home, 'thresholds', run, tmp_path / 'cut.json')
+    assert done.returncode == 1 and 'fold none' in done.stderr, done.stderr
+
+
+def test_weights_are_made_and_found(home):
+    done = cxrlt(home, 'weights', 'efficientnet-lite0')
+    assert done.returncode == 0 and Path(done.stdout.strip()).is_file(), done.stderr
+    with modified_env(CXRLT_HOME=str(home)):
+        record = create_model('tf_efficientnet_lite0', 15, 'pretrained')[1]
+    assert record.name == 'tf_efficientnet_lite0.safetensors' and record.n_loaded == 294
+
+
+def test_unknown_weights(home):
+    done = cxrlt(home, 'weights', 'resnet')
+    assert done.returncode == 1 and 'known are' in done.stderr
+
+
+@pytest.mark.parametrize(
+    'config, expected',
+    [
+        (dict(rows='1,2'), ['tf_efficientnet_lite0-64px-fold0', 'write the ImageNet weights']),
+        (dict(group='loss'), ['basic-seed2', 'focal-seed0', 'asl-seed1']),
+    ],
+)
+def test_the_graph_of_a_study_on_real_radiographs(tmp_path, release, config, expected):
+    command = [BIN / 'snakemake', '--profile', ROOT / 'profiles/local', '--snakefile', ROOT / 'Snakefile']
+    command += ['--cores', '2', '--dry-run', '--directory', tmp_path, '--config', 'data=nih', f'root={release}']
+    command += [f'{k}={v}' for k, v in config.items()]
+    env = os.environ | dict(CXRLT_HOME=str(tmp_path))
+    done = subprocess.run([str(o) for o in command], env=env, capture_output=True, text=True)
+    shown = done.stdout + done.stderr
+    assert done.returncode == 0, shown[-3000:]
+    assert all(o in shown for o in expected), shown[-3000:]
+    assert 'bce-seed0' not in shown

@@ -196,7 +196,7 @@ _EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
 STUDY_PRESETS = {
     ('table2', 'demo'): replace(_DEMO, settings=_DEMO.settings | _TABLE2_DEMO, shrink=7),
     ('extended', 'demo'): replace(_DEMO, settings=_DEMO.settings | _EXTENDED_DEMO),
-    ('table2', 'laptop'): replace(_LAPTOP, shrink=3.5),
+    ('table2', 'laptop'): replace(_LAPTOP, shrink=4),
     ('extended', 'laptop'): replace(_LAPTOP, settings=_LAPTOP.settings | _EXTENDED_LAPTOP),
 }
 

@@ -94,7 +94,7 @@ def test_unknown_weights(home):
 @pytest.mark.parametrize(
     'config, expected',
     [
-        (dict(rows='1,2'), ['tf_efficientnet_lite0-64px-fold0', 'write the ImageNet weights']),
+        (dict(rows='1,2'), ['tf_efficientnet_lite0-56px-fold0', 'write the ImageNet weights']),
         (dict(group='loss'), ['basic-seed2', 'focal-seed0', 'asl-seed1']),
     ],
 )

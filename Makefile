@@ -9,7 +9,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help train study study-extended results results-extended test test-kill test-study test-slurm test-docs bench bench-check docs
-.PHONY: format lint export lock compare-nih ensemble-report leakage-study
+.PHONY: format lint export lock ensemble-report leakage-study
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | awk -F '\t' '{ printf "make %-18s %s\n", $$1, $$2 }'
@@ -25,9 +25,10 @@ test: .venv/ready  ## Run every notebook's tests, then pytest, two processes at 
 test-kill: .venv/ready  ## Interrupt caching and training at twelve random moments; each must resume
 	$(BIN)/python tests/kill.py
 
-# make study ROWS=8 DATA=nih ROOT=/data/nih  some rows only, on other data
-# make study-extended GROUP=loss             one group, or one configuration, of nbs/07_ablation.ipynb
+# make study ROWS=8               some rows only
+# make study-extended GROUP=loss  one group, or one configuration, of nbs/07_ablation.ipynb
 # Both take
+#   DATA=nih ROOT=/data/nih    other data; results go to runs/table2-nih/ and runs/extended-nih/
 #   SET="images=500 epochs=5"  other parameters for all trainings
 #   PLUGINS=package.module     modules that add rows, models, losses … to the registries
 #   DRY=1                      only list what would be done
@@ -117,9 +118,6 @@ lock: .venv/ready  ## Write requirements.lock: every version with its hashes, fo
 	$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
-
-compare-nih: .venv/ready  ## Compare ImageNet weights with random ones on real radiographs: ROOT=/data/nih
-	$(BIN)/python scripts/nih.py $(ROOT)
 
 ensemble-report: .venv/ready  ## Report folds, TTA and ensembles from saved predictions: RUNS="runs/a runs/b"
 	$(BIN)/python scripts/folds_report.py $(RUNS)

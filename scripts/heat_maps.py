@@ -162,9 +162,9 @@ def phantom(runs):
 
 @call_parse
 def main(
-    runs: Annotated[list[Path], dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
+    runs: Annotated[Path, dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
     boxes: Path,  # NIH's BBox_List_2017.csv
-    phantom_runs: Annotated[list[Path], dict(nargs='*')] = (),  # Folders of finished runs on the phantom
+    phantom_runs: Annotated[Path, dict(nargs='*')] = (),  # Folders of finished runs on the phantom
     threads: int = 1,  # Threads of torch
 ):
     "Play the pointing game and write nbs/results/pointing.csv"

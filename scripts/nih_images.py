@@ -10,11 +10,17 @@ those that this study used after shrinking, so scores may differ in the third de
     python scripts/nih_images.py nih256 --list-of /data/nih256
 
 writes that csv file from a folder.
+
+    python scripts/nih_images.py nih256 --settle /data/nih256 /data/nih128 --out /data/settle
+
+makes the folder on which the preset `laptop` was settled: it has the training images of the first, and as test images
+those of other training patients of the second. No image of NIH's test list is in it.
 """
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 from fastcore.script import call_parse
@@ -59,19 +65,45 @@ def make_selection(name, download, out):
     print(f'{out}: {len(rows):,} images')
 
 
+def training_rows(root):
+    "The rows of NIH's table that are not on its test list, with the file of each image"
+    (table,) = root.glob('Data_Entry_2017*.csv')
+    test = set((root / 'test_list.txt').read_text().split())
+    rows = pd.read_csv(table)
+    rows = rows[~rows['Image Index'].isin(test)]
+    return rows.assign(file=[root / 'images' / o for o in rows['Image Index']])
+
+
+def make_settling(first, second, out):
+    "Learn from the training patients of one folder, score on other training patients of another; images are linked"
+    learned, scored = training_rows(first), training_rows(second)
+    scored = scored[~scored['Patient ID'].isin(learned['Patient ID'])]
+    (out / 'images').mkdir(parents=True, exist_ok=True)
+    rows = pd.concat([learned, scored])
+    for file in rows.file:
+        if not (out / 'images' / file.name).exists():
+            (out / 'images' / file.name).symlink_to(file.resolve())
+    rows.drop(columns='file').to_csv(out / 'Data_Entry_2017_v2020.csv', index=False)
+    (out / 'test_list.txt').write_text('\n'.join(scored['Image Index']) + '\n')
+    print(f'{out}: {len(learned):,} images to learn from, {len(scored):,} of other patients')
+
+
 @call_parse
 def main(
     name: str,  # nih256 or nih128
     download: Path = None,  # Folder with NIH's download
     out: Path = None,  # Folder to write
     list_of: Path = None,  # A folder whose images to list
+    settle: Annotated[Path, dict(nargs=2)] = None,  # Two folders: training images of the one, others of the other
 ):
     "Make a selection of NIH ChestX-ray14, or list one"
     if name not in SIZES:
         raise SystemExit(f'{name!r} is not a selection; choose from {", ".join(SIZES)}')
     if list_of:
         list_images(name, list_of)
+    elif settle and out:
+        make_settling(*settle, out)
     elif download and out:
         make_selection(name, download, out)
     else:
-        raise SystemExit('give --download and --out, or --list-of')
+        raise SystemExit('give --download and --out, --settle and --out, or --list-of')

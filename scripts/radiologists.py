@@ -83,7 +83,7 @@ def compare(p, report, radiologist, patients, n):
 
 @call_parse
 def main(
-    runs: Annotated[list[Path], dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
+    runs: Annotated[Path, dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
     experts: Path,  # The radiologists' labels
     n: int = 1000,  # Replicates
 ):

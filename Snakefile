@@ -87,21 +87,25 @@ if STUDY == 'table2':
     NAME = f'table2{SUFFIX}' + ('' if ALL_ROWS else '_rows' + '-'.join(map(str, ROWS)))
     TABLES = [PLACE/f'{NAME}{part}.csv' for part in ('', '_labels', '_claims', '_cost')]
     REPORTS = [PLACE/'report.html']
+    # What only some folders of NIH ChestX-ray14 have, and is asked of the five models of row 5
+    NIH_FILES = dict(radiologists='expert_labels.csv', pointing='BBox_List_2017.csv')
+    ON_NIH = DATA == 'nih' and 5 in ROWS
+    ASKED_OF_ROW_5 = [PLACE/f'{o}.csv' for o, file in NIH_FILES.items() if ON_NIH and (Path(ROOT)/file).is_file()]
 else:
     ALL_ROWS = True
     TABLES = [PLACE/f'extended_{ASKED}{SUFFIX}.csv']
-    REPORTS = []
+    REPORTS, ASKED_OF_ROW_5 = [], []
 
 
 def tables_to_commit(wildcards):
     "The tables of a study that may be committed: all rows, no parameters of its own, no credentialed data"
     if SET or PLUGINS or not ALL_ROWS or DATA not in ('phantom', 'nih'):
         raise WorkflowError('only a complete study of public data is committed: leave out ROWS, SET and PLUGINS')
-    return TABLES
+    return TABLES + ASKED_OF_ROW_5
 
 
 rule study:
-    input: RECORDS, TABLES, REPORTS
+    input: RECORDS, TABLES, REPORTS, ASKED_OF_ROW_5
     message: f'done: {(REPORTS or TABLES)[-1]}'
 
 
@@ -161,6 +165,24 @@ else:
         params: folders=lambda w: MIRRORED[w.group], code=runs.module_fingerprint('study.table2')
         message: 'predict the mirror images of {wildcards.group}'
         shell: '{sys.executable} -m cxrlt_nb.study.table2 {params.folders:q}'
+
+    def row_5(wildcards):
+        "The folders of the five models of row 5"
+        return [folders[o] for o in ablation.trainings(5, preset=preset)]
+
+    rule radiologists:
+        input: RECORDS, [PLACE/f'{group}.mirrored' for group in MIRRORED], script=CHECKOUT/'scripts/radiologists.py'
+        output: PLACE/'radiologists.csv'
+        params: runs=row_5, labels=f'{ROOT}/expert_labels.csv'
+        message: 'score row 5 with labels from reports and from radiologists: {output}'
+        shell: '{sys.executable} {input.script:q} {params.labels:q} {params.runs:q} --out {output:q}'
+
+    rule pointing:
+        input: RECORDS, script=CHECKOUT/'scripts/heat_maps.py'
+        output: PLACE/'pointing.csv'
+        params: runs=row_5, boxes=f'{ROOT}/BBox_List_2017.csv'
+        message: 'compare the heat maps of row 5 with boxes: {output}'
+        shell: '{sys.executable} {input.script:q} {params.boxes:q} {params.runs:q} --out {output:q}'
 
     if PHANTOM:
 

@@ -1,9 +1,9 @@
-"""Where models look, against boxes that radiologists drew: `python scripts/heat_maps.py RUN … --boxes BBOXES.csv`.
+"""Where models look, against boxes that radiologists drew: `python scripts/heat_maps.py BBOXES.csv RUN …`.
 
 The pointing game (Zhang et al. 2018): the hottest point of the Grad-CAM of a finding is a hit if it lies in a box of
 that finding. Give the runs of all folds; their maps are averaged. The same is asked of
 
-- the same networks with random weights, which must lose,
+- one of the networks with random weights, which must lose,
 - two points that need no image: the middle of the image, and the mean centre of the finding's boxes in other patients,
 - and, with `--phantom RUN …`, of models of the phantom. There the place of a finding is known, because it is drawn:
   where an image with it differs from the same image without it.
@@ -126,7 +126,7 @@ def real(runs, file):
     findings = pairs.finding.tolist()
     points = {
         'Grad-CAM': hottest(mean_maps(runs, x, findings)),
-        'random weights': hottest(mean_maps(randomised(runs), x, findings)),
+        'random weights': hottest(mean_maps(randomised(runs[:1]), x, findings)),
         'centre of others': centre_of_others(boxes, pairs),
         'middle': np.full((len(pairs), 2), 0.5),
     }
@@ -150,7 +150,7 @@ def phantom(runs):
         place = np.stack([o for _, o in drawn])
         points = {
             'Grad-CAM': hottest(mean_maps(runs, x, [finding] * len(x))),
-            'random weights': hottest(mean_maps(randomised(runs), x, [finding] * len(x))),
+            'random weights': hottest(mean_maps(randomised(runs[:1]), x, [finding] * len(x))),
             'middle': np.full((len(x), 2), 0.5),
         }
         for method, o in points.items():
@@ -162,12 +162,13 @@ def phantom(runs):
 
 @call_parse
 def main(
-    runs: Annotated[Path, dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
     boxes: Path,  # NIH's BBox_List_2017.csv
+    runs: Annotated[Path, dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
     phantom_runs: Annotated[Path, dict(nargs='*')] = (),  # Folders of finished runs on the phantom
+    out: Path = RESULT,  # The csv file to write
     threads: int = 1,  # Threads of torch
 ):
-    "Play the pointing game and write nbs/results/pointing.csv"
+    "Play the pointing game"
     torch.set_num_threads(threads)
     opened = [open_model(o) for o in runs]
     check_comparable(opened, ignore=['fold', 'images', 'held_out', 'threads'])
@@ -175,5 +176,5 @@ def main(
     if phantom_runs:
         parts.append(phantom([open_model(o) for o in phantom_runs]).assign(data='phantom'))
     result = pd.concat(parts)
-    write_result(RESULT, result, opened, made_by='scripts/heat_maps.py', interval='95 %, percentile, over patients')
+    write_result(out, result, opened, made_by='scripts/heat_maps.py', interval='95 %, percentile, over patients')
     print(result.pivot(index=['data', 'finding'], columns='method', values='value').round(2).to_string())

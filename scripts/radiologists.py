@@ -1,8 +1,8 @@
-"""Labels from reports against labels from radiologists: `python scripts/radiologists.py RUN … --experts FILE`.
+"""Labels from reports against labels from radiologists: `python scripts/radiologists.py LABELS RUN …`.
 
 NIH's labels were extracted from reports by a program. Radiologists have read 810 images of its test list again
 (Majkowska et al., Radiology 2020). The same predictions, the mean of the given runs and of each image and its mirror,
-are scored with both sets of labels on the images that have both. Writes `nbs/results/radiologists.csv`: for each
+are scored with both sets of labels on the images that have both. Writes `radiologists.csv`: for each
 finding how often the two agree, AUC and AP with either, and the paired difference over patients.
 """
 
@@ -83,11 +83,12 @@ def compare(p, report, radiologist, patients, n):
 
 @call_parse
 def main(
+    experts: Path,  # The radiologists' labels, one row per image
     runs: Annotated[Path, dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
-    experts: Path,  # The radiologists' labels
+    out: Path = RESULT,  # The csv file to write
     n: int = 1000,  # Replicates
 ):
-    "Score the runs with both sets of labels and write nbs/results/radiologists.csv"
+    "Score the runs with both sets of labels"
     opened = [open_model(o) for o in runs]
     check_comparable(opened, ignore=['fold', 'images', 'held_out', 'threads'])
     table, labels = run_table(opened[0]), read_labels(f'nih-experts:{experts}')
@@ -101,6 +102,6 @@ def main(
     result = compare(p.loc[ids, findings], report, radiologist, df.patient_id[ids], n)
     result = result.assign(images=len(ids), patients=df.patient_id[ids].nunique())
     interval = f'95 %, {n} replicates over patients, seed 0'
-    write_result(RESULT, result, opened, made_by='scripts/radiologists.py', interval=interval)
+    write_result(out, result, opened, made_by='scripts/radiologists.py', interval=interval)
     shown = ['report', 'radiologist', 'both', 'kappa', 'mauc_report', 'mauc_radiologist', 'mauc_difference']
     print(result.set_index('finding')[shown].round(3).to_string())

@@ -291,6 +291,38 @@ EXTENDED |= {
     'blend_of_three': Configuration('aggregation', 'mean_of_three', how='blend', members=_mosaics),
 }
 
+# %% ../nbs/07_ablation.ipynb #5e0d93b7
+EXTENDED |= {
+    'stock_fastai': Configuration(
+        'ladder',
+        change=dict(fold='none', size=128, epochs=5, lr=1e-3),
+        seeds=5,
+        notebook='study/07_stock_fastai.ipynb',
+    ),
+    'our_loop': Configuration('ladder', 'stock_fastai', dict(loss='bce', augment='basic', prior_bias=False), seeds=5),
+    'our_loop+prior': Configuration('ladder', 'our_loop', dict(prior_bias=True), seeds=5),
+    'laptop': Configuration('ladder', 'our_loop+prior', dict(lr=3e-3), seeds=5),
+    'as_published': Configuration(
+        'ladder', 'our_loop', dict(loss='focal', augment='paper', lr=1e-4, schedule='constant'), seeds=5
+    ),
+}
+
+# %% ../nbs/07_ablation.ipynb #90c3d1e5
+_SETTLE = {
+    'focal': dict(loss='focal'),
+    'normalised': dict(mean=0.5, std=0.5),
+    'ten_epochs': dict(epochs=10),
+    'no_augmentation': dict(augment='none'),
+    'mixing': dict(augment='paper'),
+    'small_steps': dict(lr=1e-3),
+    'large_steps': dict(lr=6e-3),
+    'slow_body': dict(lr=1e-2, body_lr=0.1),
+    'no_prior': dict(prior_bias=False),
+    'scratch': dict(weights='scratch'),
+}
+EXTENDED['settled'] = Configuration('settle', change=dict(fold='none', size=128))
+EXTENDED |= {f'settled+{name}': Configuration('settle', 'settled', change) for name, change in _SETTLE.items()}
+
 
 # %% ../nbs/07_ablation.ipynb #775cbbcf
 def _changes(
@@ -352,8 +384,10 @@ def _changes_nothing(
 ) -> bool:
     "Whether a preset has all that a configuration changes"
     c = EXTENDED[name]
-    usual = PRESETS.get(preset.settings.get('preset', ''), {}) | preset.settings
-    return bool(c.base and c.change) and all(usual.get(k) == v for k, v in c.change.items())
+    if not (c.base and c.change):
+        return False
+    usual = PRESETS.get(preset.settings.get('preset', ''), {}) | preset.settings | _changes(c.base)
+    return all(usual.get(k) == v for k, v in c.change.items())
 
 
 def _configuration_trainings(

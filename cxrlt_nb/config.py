@@ -46,7 +46,8 @@ _AS_PAPER: dict[str, Any] = dict(loss='focal', mean=0.0, std=1.0, prior_bias=Fal
 #: What a parameter becomes that was not given, by preset; a new preset is one entry.
 #: `budget` is the number of training pixels that may pass through the network, None is no limit.
 PRESETS: dict[str, dict[str, Any]] = dict(
-    paper=dict(
+    paper=_AS_PAPER
+    | dict(
         arch='tf_efficientnetv2_s',
         weights='pretrained',
         size=224,
@@ -57,7 +58,8 @@ PRESETS: dict[str, dict[str, Any]] = dict(
         augment='paper',
         budget=None,
     ),
-    laptop=dict(
+    laptop=_AS_PAPER
+    | dict(
         arch='tf_efficientnet_lite0',
         weights='pretrained',
         size=128,
@@ -70,7 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = dict(
         prior_bias=True,
         budget=None,
     ),
-    demo=dict(
+    demo=_AS_PAPER
+    | dict(
         arch='test_efficientnet',
         weights='scratch',
         size=64,
@@ -232,10 +235,7 @@ def _must_be(
 
 # %% ../nbs/05a_config.ipynb #536913f0
 class _Preset(BaseModel):
-    preset: str = Field(
-        'auto',
-        description='paper, laptop, demo, or auto: paper with an accelerator; on a CPU demo for a phantom, else laptop',
-    )
+    preset: str = Field('auto', description='paper, laptop, demo, or auto: by the machine and the data')
     plugins: str = Field('', description='Modules to import first, separated by ";"; each may add to a registry')
 
 
@@ -451,7 +451,7 @@ class TrainConfig(_Checks, _Machine, _Optimiser, _Loss, _Model, _Folds, _Augment
         _fill(p, instead)
         if PRESETS[p.preset]['budget'] and (p.size or 0) > 256:
             _fill(p, dict(bs=8))  # few images still make many steps, and fit a laptop's memory
-        _fill(p, PRESETS[p.preset] | {k: v for k, v in _AS_PAPER.items() if k not in PRESETS[p.preset]})
+        _fill(p, _AS_PAPER | PRESETS[p.preset])
         _fill(p, AUGMENTATIONS[p.augment])
         _fill(p, _machine(p.processes, p.threads))
         p.setdefault('budget', None)

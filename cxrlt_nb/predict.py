@@ -49,7 +49,7 @@ def open_model(
 
 
 # %% ../nbs/06a_predict.ipynb #baa11826
-@torch.inference_mode()
+@torch.no_grad()
 def _infer(
     model: nn.Module,  # A timm model
     cache: ImageCache,  # Images at the model's size

@@ -99,8 +99,8 @@ def _score(
     n: int,  # Replicates
 ) -> list:  # For each seed, an `Estimate` by metric
     "The metrics of every label; `ValueError` if the predictions are of other images"
-    found = []
-    for seed in sorted({seed for _, seed in opened}):
+    found, trained = [], EXTENDED[name].members or (name,)
+    for seed in sorted({seed for k, seed in opened if k in trained}):
         p = _predictions(name, seed, opened, df)
         odd = p.index.symmetric_difference(y.index)
         if len(odd):
@@ -133,7 +133,7 @@ def _label_groups(
 
 def _line(
     ours: list,  # An `Estimate` of each seed
-    base: list | None,  # The same of the baseline; None without one
+    base: list,  # The same of the baseline; empty without one
     labels: list[str],  # The labels to average
 ) -> dict:
     "The macro value of a configuration, and its difference to the baseline"
@@ -200,7 +200,8 @@ def _comparison_table(
             about = dict(configuration=name, baseline=base)
             for metric, (group, labels) in product(_COMPARED, groups.items()):
                 ours = [o[metric] for o in scores[name]]
-                line = _line(ours, [o[metric] for o in scores[base]] if base in scores else None, labels)
+                against = [o[metric] for o in scores.get(base, [])][: len(ours)]  # the same seeds
+                line = _line(ours, against, labels)
                 lines.append(about | dict(metric=metric, labels=group, **line, **images, images_per_s=rate))
     return _add_verdicts(pd.DataFrame(lines)).reindex(columns=_COLUMNS)
 

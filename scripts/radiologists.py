@@ -75,10 +75,12 @@ def compare(p, report, radiologist, patients, n):
         if min(known) >= MIN_POSITIVE_PATIENTS:
             enough.append(label)
         lines.append(line)
-    mean = dict(finding=f'mean of {len(enough)}')
-    for metric in ('mauc', 'map'):
-        mean |= mean_row(scored, metric, enough)
-    return pd.DataFrame([*lines, mean])
+    if enough:
+        mean = dict(finding=f'mean of {len(enough)}')
+        for metric in ('mauc', 'map'):
+            mean |= mean_row(scored, metric, enough)
+        lines.append(mean)
+    return pd.DataFrame(lines)
 
 
 @call_parse
@@ -104,4 +106,4 @@ def main(
     interval = f'95 %, {n} replicates over patients, seed 0'
     write_result(out, result, opened, made_by='scripts/radiologists.py', interval=interval)
     shown = ['report', 'radiologist', 'both', 'kappa', 'mauc_report', 'mauc_radiologist', 'mauc_difference']
-    print(result.set_index('finding')[shown].round(3).to_string())
+    print(result.set_index('finding').reindex(columns=shown).round(3).to_string())

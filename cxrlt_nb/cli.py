@@ -1,4 +1,4 @@
-"""`cxrlt train | predict | evaluate | compare | thresholds | submit`: the study's steps as commands
+"""`cxrlt train | predict | evaluate | compare | thresholds | weights | submit`: the study's steps as commands
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 

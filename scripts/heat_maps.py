@@ -5,8 +5,8 @@ that finding. Give the runs of all folds; their maps are averaged. The same is a
 
 - one of the networks with random weights, which must lose,
 - two points that need no image: the middle of the image, and the mean centre of the finding's boxes in other patients,
-- and, with `--phantom RUN …`, of models of the phantom. There the place of a finding is known, because it is drawn:
-  where an image with it differs from the same image without it.
+- and, with `--phantom-runs RUN …`, of models of the phantom. There the place of a finding is known, because it is
+  drawn: where an image with it differs from the same image without it.
 
 Only images that no run has learned from are used. Writes `nbs/results/pointing.csv`.
 """

@@ -4,8 +4,8 @@
 
 copies the images that are named in `nbs/results/nih256_images.csv`, shrunk to 256 px, with their rows of the table and
 NIH's test list, into a folder that `--data nih --root /data/nih256` reads. `--download` is the folder in which NIH's
-archives were unpacked, with `Data_Entry_2017*.csv` and `test_list.txt`. NIH's own files of 1024 px are not identical to
-those that this study used after shrinking, so scores may differ in the third decimal.
+archives were unpacked, with `Data_Entry_2017*.csv` and `test_list.txt`. NIH's own files of 1024 px, shrunk here, are
+not identical to those that this study used, so scores may differ a little; how much has not been measured.
 
     python scripts/nih_images.py nih256 --list-of /data/nih256
 

@@ -1,6 +1,6 @@
 """Labels from reports against labels from radiologists: `python scripts/radiologists.py LABELS RUN …`.
 
-NIH's labels were extracted from reports by a program. Radiologists have read 810 images of its test list again
+NIH's labels were extracted from reports by a program. Radiologists have read some images of its test list again
 (Majkowska et al., Radiology 2020). The same predictions, the mean of the given runs and of each image and its mirror,
 are scored with both sets of labels on the images that have both. Writes `radiologists.csv`: for each
 finding how often the two agree, AUC and AP with either, and the paired difference over patients.
@@ -50,14 +50,10 @@ def mean_row(scored, metric, labels):
     "The same of the mean over findings"
     line = {}
     for by, found in scored.items():
-        line |= {f'{metric}_{by}{k and "_" + k}': v for k, v in rename(found[metric].of(labels).macro()).items()}
+        macro = found[metric].of(labels).macro()
+        line |= {f'{metric}_{by}': macro.pop('value')} | {f'{metric}_{by}_{k}': v for k, v in macro.items()}
     report, radiologist = (scored[by][metric].of(labels) for by in ('report', 'radiologist'))
     return line | {f'{metric}_{k}': v for k, v in radiologist.minus(report).items()}
-
-
-def rename(macro):
-    "`value` without a name"
-    return {'' if k == 'value' else k: v for k, v in macro.items()}
 
 
 def compare(p, report, radiologist, patients, n):

@@ -24,7 +24,7 @@ SCRIPTS = sorted([*ROOT.glob('tests/*.py'), *ROOT.glob('scripts/*.py'), *ROOT.gl
 SOURCES = ['nbs', 'cxrlt_nb', 'tests', 'scripts', 'docs', 'setup.py']
 
 MAX_LINE, MAX_MODULE_LINES, MAX_MODULES, MAX_NAMES, MAX_BYTES = 120, 300, 31, 220, 400_000
-PARAMETRISED = ['05_train', 'study/04_report', 'study/06_evaluate_page']
+PARAMETRISED = ['05_train', 'study/04_report', 'study/06_evaluate_page', 'study/07_stock_fastai']
 PARAMETRISED += ['bench/01_input', 'bench/02_training', 'bench/03_evaluation']
 
 # Words that CONTRIBUTING.md replaces, each as a regular expression.
@@ -183,6 +183,14 @@ def prose_and_code(file):
 
 def retired_words(text):
     return [m[0] for m in re.finditer(rf'\b({"|".join(RETIRED)})\b', text, re.I)]
+
+
+def test_images_stand_on_pages_only():
+    "Neither radiographs nor a phantom may be committed; a run that went astray would leave some"
+    command = ['git', 'ls-files', '--cached', '--others', '--exclude-standard']
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    images = [o for o in names if Path(o).suffix.lower() in ('.jpg', '.jpeg', '.png', '.dcm') and (ROOT / o).exists()]
+    assert [o for o in images if not o.startswith('nbs/images/')] == []
 
 
 def test_retired_words_do_not_come_back():

@@ -151,18 +151,8 @@ def _line(
 
 
 # %% ../../nbs/study/01_compare.ipynb #fef68b84
-_COLUMNS = [
-    'configuration',
-    'baseline',
-    'metric',
-    'labels',
-    'n_labels',
-    'value',
-    'low',
-    'high',
-    'seed_low',
-    'seed_high',
-]
+_COLUMNS = ['configuration', 'baseline', 'metric', 'labels', 'n_labels']
+_COLUMNS += ['value', 'low', 'high', 'seed_low', 'seed_high']
 _COLUMNS += ['difference', 'diff_low', 'diff_high', 'p', 'method_low', 'method_high', 'method_p', 'p_holm', 'verdict']
 _COLUMNS += ['seeds', 'images', 'patients', 'images_per_s']
 
@@ -177,6 +167,7 @@ def _add_verdicts(
     return table.assign(verdict=verdict.where(table.p_holm.notna(), ''))
 
 
+# %% ../../nbs/study/01_compare.ipynb #93c1f5ea
 def _comparison_table(
     names: list[str],  # From `configurations`
     opened: dict,  # Runs from `open_run` by (configuration, seed)

@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Keep compiled modules: without them every kernel compiles thousands of files again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help train study study-extended results results-extended test test-kill test-study test-slurm test-docs bench bench-check docs
+.PHONY: help train study study-extended results results-extended test test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
 .PHONY: format lint export lock ensemble-report leakage-study
 
 help:  ## List the commands
@@ -74,6 +74,11 @@ bench: runs/bench.json  ## Measure speed against alternatives, into nbs/results/
 
 bench-check: runs/bench.json  ## Measure again; fail if a ratio is below 80 % of the committed one
 	$(BIN)/python -m cxrlt_nb.bench.figures $< nbs/results/bench.json
+
+bench-gpu: .venv/ready  ## Measure the paper's models on a GPU, into nbs/results/bench_gpu.json (10 minutes)
+	rm -f runs/bench_gpu.json
+	$(PAPERMILL) nbs/bench/04_gpu.ipynb runs/bench_04_gpu.ipynb -p out $(CURDIR)/runs/bench_gpu.json
+	cp runs/bench_gpu.json nbs/results/bench_gpu.json
 
 .PHONY: runs/bench.json
 runs/bench.json: .venv/ready

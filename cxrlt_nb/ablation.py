@@ -146,6 +146,7 @@ class StudyPreset:
     settings: dict = field(default_factory=dict)  # Parameters of the training notebook; `size` and `arch` hold for all
     shrink: float = 1  # Divides the image sizes of the paper
     stand_ins: str = ''  # The run preset whose stand-in of each backbone is trained; empty: the backbone itself
+    seeds: int = 3  # Trainings of each configuration of the ablation, with seeds from 0 on
 
     @property
     def folds(self) -> int:
@@ -188,8 +189,7 @@ class StudyPreset:
 # %% ../nbs/07_ablation.ipynb #ffa8f623
 _DEMO = StudyPreset(dict(preset='demo', schedule='one_cycle', bs=32, held_out=4200), stand_ins='demo')
 _TABLE2_DEMO = dict(images=1600, epochs=8, lr=1e-2, mean=0.5, std=0.25, hflip=0.5, threads=1)
-_LAPTOP = StudyPreset(dict(preset='laptop', threads=1), stand_ins='laptop')
-_EXTENDED_LAPTOP = dict(images=4000, size=96)
+_LAPTOP = StudyPreset(dict(preset='laptop', threads=1), stand_ins='laptop', seeds=5)
 _EXTENDED_DEMO = dict(images=2000, epochs=20, lr=3e-3, threads=1, size=64)
 
 #: What a study changes in a run preset (`config.PRESETS`). One that is not listed trains the paper's sizes and models.
@@ -197,7 +197,7 @@ STUDY_PRESETS = {
     ('table2', 'demo'): replace(_DEMO, settings=_DEMO.settings | _TABLE2_DEMO, shrink=7),
     ('extended', 'demo'): replace(_DEMO, settings=_DEMO.settings | _EXTENDED_DEMO),
     ('table2', 'laptop'): replace(_LAPTOP, shrink=4),
-    ('extended', 'laptop'): replace(_LAPTOP, settings=_LAPTOP.settings | _EXTENDED_LAPTOP),
+    ('extended', 'laptop'): replace(_LAPTOP, settings=_LAPTOP.settings | dict(size=128)),
 }
 
 
@@ -243,7 +243,6 @@ class Configuration:
     how: str | None = None  # For an ensemble of `members`: "mean", "blend" or "study_mean"; it trains nothing
     members: tuple[str, ...] = ()  # Names of configurations
     size: int = 224  # Side of the image in the paper, in pixels
-    seeds: int = 3  # Trainings, with seeds from 0 on
     notebook: str = '05_train.ipynb'  # What trains it, below `nbs/`
 
 
@@ -296,16 +295,26 @@ EXTENDED |= {
     'stock_fastai': Configuration(
         'ladder',
         change=dict(fold='none', size=128, epochs=5, lr=1e-3),
-        seeds=5,
         notebook='study/07_stock_fastai.ipynb',
     ),
-    'our_loop': Configuration('ladder', 'stock_fastai', dict(loss='bce', augment='basic', prior_bias=False), seeds=5),
-    'our_loop+prior': Configuration('ladder', 'our_loop', dict(prior_bias=True), seeds=5),
-    'laptop': Configuration('ladder', 'our_loop+prior', dict(lr=3e-3), seeds=5),
+    'our_loop': Configuration('ladder', 'stock_fastai', dict(loss='bce', augment='basic', prior_bias=False)),
+    'our_loop+prior': Configuration('ladder', 'our_loop', dict(prior_bias=True)),
+    'laptop': Configuration('ladder', 'our_loop+prior', dict(lr=3e-3)),
     'as_published': Configuration(
-        'ladder', 'our_loop', dict(loss='focal', augment='paper', lr=1e-4, schedule='constant'), seeds=5
+        'ladder', 'our_loop', dict(loss='focal', augment='paper', lr=1e-4, schedule='constant')
     ),
 }
+
+# %% ../nbs/07_ablation.ipynb #8242d951
+_PASSES = {900: 40, 1800: 20, 3600: 10}  # Epochs by training images; all 7,340 of NIH-128 have five
+EXTENDED['all_images'] = Configuration('learning_curve', change=dict(fold='none', epochs=5))
+EXTENDED |= {
+    f'{n}_images': Configuration('learning_curve', 'all_images', dict(images=n, epochs=epochs))
+    for n, epochs in _PASSES.items()
+}
+EXTENDED['long'] = Configuration('long', change=dict(augment='basic', epochs=20))
+EXTENDED |= {f'long+{name}': Configuration('long', 'long', {name: 0.5}) for name in ('mixup', 'mosaic_resize')}
+EXTENDED['long_none'] = Configuration('long', 'long', dict(augment='none'))
 
 # %% ../nbs/07_ablation.ipynb #90c3d1e5
 _SETTLE = {
@@ -397,7 +406,7 @@ def _configuration_trainings(
     "The trainings of one configuration, one per seed and member"
     found = {}
     for member in EXTENDED[name].members or (name,):
-        for seed in range(EXTENDED[member].seeds):
+        for seed in range(preset.seeds):
             changes = dict(fold=0, seed=seed) | _changes(member)
             found[f'{member}-seed{seed}'] = preset.parameters(paper_size=EXTENDED[member].size, **changes)
     return found

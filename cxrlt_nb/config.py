@@ -70,6 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = dict(
         augment='basic',
         loss='bce',
         prior_bias=True,
+        precision='fp32',
         budget=None,
     ),
     demo=_AS_PAPER

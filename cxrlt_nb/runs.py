@@ -384,7 +384,7 @@ def _head(
         images=_distinct(runs, lambda o: o.p.images),
         commit=_distinct(runs, lambda o: o.record['environment']['commit']),
         code=_distinct(runs, lambda o: o.record['environment']['code']),
-        **{k: made_by[k] for k in ('python', 'platform', 'cpu_cores', 'versions')},
+        **{k: made_by[k] for k in ('python', 'platform', 'cpu_cores', 'gpu', 'versions')},
         finished=max(o.record['finished'] for o in runs),
     )
 

@@ -89,9 +89,7 @@ FIGURES = {
     'seconds of imports in a run': _SECONDS,
     'GPU: training / bare timm loop, the lowest of all': _Figure('higher', 0.95, gpu=True),
     'GPU: training / stock fastai fp32': _Figure('higher', 3, gpu=True),
-    'GPU: waiting for data, share of a step': _Figure('lower', 0.03, stable=False, gpu=True),
     'GPU: all augmentation, share of a step': _Figure('lower', 0.03, stable=False, gpu=True),
-    'GPU: torch.compile / without': _Figure('higher', gpu=True),
 }
 
 

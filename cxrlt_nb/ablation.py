@@ -146,7 +146,7 @@ class StudyPreset:
     settings: dict = field(default_factory=dict)  # Parameters of the training notebook; `size` and `arch` hold for all
     shrink: float = 1  # Divides the image sizes of the paper
     stand_ins: str = ''  # The run preset whose stand-in of each backbone is trained; empty: the backbone itself
-    seeds: int = 3  # Trainings of each configuration of the ablation, with seeds from 0 on
+    seeds: int = 3  # Trainings of each configuration of the ablation
 
     @property
     def folds(self) -> int:
@@ -243,6 +243,7 @@ class Configuration:
     how: str | None = None  # For an ensemble of `members`: "mean", "blend" or "study_mean"; it trains nothing
     members: tuple[str, ...] = ()  # Names of configurations
     size: int = 224  # Side of the image in the paper, in pixels
+    seeds: int | None = None  # Trainings, with seeds from 0 on; None: as many as the preset says
     notebook: str = '05_train.ipynb'  # What trains it, below `nbs/`
 
 
@@ -305,16 +306,10 @@ EXTENDED |= {
     ),
 }
 
-# %% ../nbs/07_ablation.ipynb #8242d951
-_PASSES = {900: 40, 1800: 20, 3600: 10}  # Epochs by training images; all 7,340 of NIH-128 have five
-EXTENDED['all_images'] = Configuration('learning_curve', change=dict(fold='none', epochs=5))
-EXTENDED |= {
-    f'{n}_images': Configuration('learning_curve', 'all_images', dict(images=n, epochs=epochs))
-    for n, epochs in _PASSES.items()
-}
-EXTENDED['long'] = Configuration('long', change=dict(augment='basic', epochs=20))
-EXTENDED |= {f'long+{name}': Configuration('long', 'long', {name: 0.5}) for name in ('mixup', 'mosaic_resize')}
-EXTENDED['long_none'] = Configuration('long', 'long', dict(augment='none'))
+# %% ../nbs/07_ablation.ipynb #863a0fbc
+EXTENDED['all_images'] = Configuration('learning_curve', change=dict(fold='none', size=96, epochs=5), seeds=3)
+for _n, _epochs in {900: 40, 1800: 20, 3600: 10}.items():  # NIH-128 has 7,340
+    EXTENDED[f'{_n}_images'] = Configuration('learning_curve', 'all_images', dict(images=_n, epochs=_epochs), seeds=3)
 
 # %% ../nbs/07_ablation.ipynb #90c3d1e5
 _SETTLE = {
@@ -329,8 +324,8 @@ _SETTLE = {
     'no_prior': dict(prior_bias=False),
     'scratch': dict(weights='scratch'),
 }
-EXTENDED['settled'] = Configuration('settle', change=dict(fold='none', size=128))
-EXTENDED |= {f'settled+{name}': Configuration('settle', 'settled', change) for name, change in _SETTLE.items()}
+EXTENDED['settled'] = Configuration('settle', change=dict(fold='none', size=128), seeds=3)
+EXTENDED |= {f'settled+{name}': Configuration('settle', 'settled', o, seeds=3) for name, o in _SETTLE.items()}
 
 
 # %% ../nbs/07_ablation.ipynb #775cbbcf
@@ -406,7 +401,7 @@ def _configuration_trainings(
     "The trainings of one configuration, one per seed and member"
     found = {}
     for member in EXTENDED[name].members or (name,):
-        for seed in range(preset.seeds):
+        for seed in range(EXTENDED[member].seeds or preset.seeds):
             changes = dict(fold=0, seed=seed) | _changes(member)
             found[f'{member}-seed{seed}'] = preset.parameters(paper_size=EXTENDED[member].size, **changes)
     return found

@@ -4,7 +4,7 @@ Trains ten small models: five folds by patient and five by image, otherwise alik
 validation images of its fold, and on the held-out patients (development and test), which neither rule touches. If
 there is leakage, mAP and mAUC are higher on the former and not on the latter. Both rules validate the same training
 images, so their difference is paired. Writes `nbs/results/leakage.csv` (phantom; ten minutes on two cores) or
-`leakage_nih.csv` (three hours). Two trainings run at once, with one thread each; interrupted, it resumes.
+`leakage_nih.csv` (half an hour). Two trainings run at once, with one thread each; interrupted, it resumes.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ from cxrlt_nb.runs import open_run, read_predictions, write_result
 RESULTS = Path(__file__).parent.parent / 'nbs/results'
 PARAMETERS = dict(
     phantom=dict(preset='demo', images=1500, epochs=8, threads=1),
-    nih=dict(preset='laptop', threads=1),
+    nih=dict(preset='laptop', images=4000, size=96, threads=1),
 )
 METRICS = ('map', 'mauc')
 RULES = ['patient', 'image']

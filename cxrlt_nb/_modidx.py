@@ -931,6 +931,7 @@ d = {
             'cxrlt_nb.runs._lock': ('runs.html#_lock', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._modules_of': ('runs.html#_modules_of', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._notebook_fingerprint': ('runs.html#_notebook_fingerprint', 'cxrlt_nb/runs.py'),
+            'cxrlt_nb.runs._plain': ('runs.html#_plain', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._plugin_files': ('runs.html#_plugin_files', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._release_fingerprint': ('runs.html#_release_fingerprint', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._run_name': ('runs.html#_run_name', 'cxrlt_nb/runs.py'),

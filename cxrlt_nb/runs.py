@@ -48,6 +48,16 @@ from .config import TrainConfig, split_names
 from .files import checkout, home, read_json, write_atomically, write_json
 
 
+# %% ../nbs/05b_runs.ipynb #bd1b5d3a
+def _plain(
+    node: Any,  # A syntax tree, or a part of one
+) -> list | str:  # For JSON
+    "A syntax tree without its empty fields, in which versions of Python differ"
+    if isinstance(node, ast.AST):
+        return [type(node).__name__, {k: _plain(v) for k, v in ast.iter_fields(node) if v is not None and v != []}]
+    return [_plain(o) for o in node] if isinstance(node, list) else repr(node)
+
+
 # %% ../nbs/05b_runs.ipynb #adbe53cd
 def _digest(
     content: Any,  # Anything JSON can hold
@@ -64,7 +74,7 @@ def _code_fingerprint(
     top, trees = checkout(), {}
     for file in sorted(files):
         name = str(file.relative_to(top)) if file.is_relative_to(top) else file.name
-        trees[name] = ast.dump(ast.parse(file.read_text()))
+        trees[name] = _plain(ast.parse(file.read_text()))
     return _digest(trees)
 
 
@@ -119,7 +129,7 @@ def _notebook_fingerprint(
     "A fingerprint of what a notebook does: its cells, the modules it imports, and plugins"
     cells = [o.source for o in nbformat.read(notebook, 4).cells if o.cell_type == 'code']
     files = [*_modules_of(*cells), *_plugin_files(plugins)]
-    return _digest([[ast.dump(ast.parse(o)) for o in cells], _code_fingerprint(files)])
+    return _digest([[_plain(ast.parse(o)) for o in cells], _code_fingerprint(files)])
 
 
 def module_fingerprint(

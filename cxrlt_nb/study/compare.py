@@ -65,7 +65,7 @@ def _predictions(
 
 # %% ../../nbs/study/01_compare.ipynb #fc48e870
 #: Parameters that all runs of a comparison must share.
-_SAME = ('preset', 'data', 'arch', 'weights', 'size', 'resize', 'epochs', 'lr', 'schedule', 'bs', 'held_out')
+_SAME = ('preset', 'data', 'arch', 'weights', 'size', 'resize', 'epochs', 'lr', 'schedule', 'bs')
 _SAME += ('n_folds', 'split_seed')
 
 
@@ -186,6 +186,7 @@ def _comparison_table(
     lines = []
     for name in names:
         rates = [run.record['images_per_s'] for (k, _), run in opened.items() if k == name]
+        rates = [o for o in rates if o]  # stock fastai measures none
         rate = np.median(rates) if rates else np.nan
         for base in baselines(name) or [None]:
             about = dict(configuration=name, baseline=base)

@@ -6,6 +6,7 @@ _quarto.yml that Quarto reads. KaTeX is copied from docs/node_modules: no page n
 """
 
 import ast
+import html
 import inspect
 import json
 import os
@@ -242,6 +243,15 @@ class Prose(Processor):
             cell.source = rename_links(self.reference.linkify(text, self.page))
 
 
+def named_figures(cell):
+    "Vector figures go into the page itself: leave out the head of their file, and add the alternative text"
+    alt = cell.directives_.get('fig-alt', '').strip('"') if cell.cell_type == 'code' else ''
+    for output in cell.get('outputs', []):
+        if svg := output.get('data', {}).get('image/svg+xml'):
+            start = ''.join(svg).partition('<svg ')[2]
+            output['data']['image/svg+xml'] = f'<svg role="img" aria-label="{html.escape(alt)}" {start}'
+
+
 def plain_front(cell):
     "Drop the page's output name: the file already has it"
     if cell.cell_type == 'raw' and cell.source:
@@ -256,7 +266,7 @@ class Procs(FilterDefaults):
 
     def base_procs(self):
         kept = [o for o in super().base_procs() if o not in self.without and o.__name__ not in self.without_names]
-        return [Entries, *kept, Prose, plain_front]
+        return [named_figures, Entries, *kept, Prose, plain_front]
 
 
 # The site

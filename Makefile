@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Keep compiled modules: without them every kernel compiles thousands of files again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help train study study-extended results results-extended test test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
+.PHONY: help train study study-extended results results-extended real test test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
 .PHONY: format lint export lock ensemble-report leakage-study
 
 help:  ## List the commands
@@ -62,6 +62,14 @@ results: .venv/ready  ## Complete make study if necessary and copy its tables to
 results-extended: RULE = results
 results-extended: .venv/ready  ## The same for make study-extended GROUP=...
 	$(SNAKEMAKE) group='$(GROUP)'
+
+real: .venv/ready  ## All parts of nbs/07a_real.ipynb, NIH256=... NIH128=...; half a day on two cores, resumes
+	$(MAKE) results DATA=nih ROOT=$(NIH256)
+	$(MAKE) results-extended GROUP=ladder DATA=nih ROOT=$(NIH256)
+	for group in augmentation loss learning_curve; do \
+		$(MAKE) results-extended GROUP=$$group DATA=nih ROOT=$(NIH128) PRESET=laptop || exit 1; \
+	done
+	$(BIN)/python scripts/leakage_study.py --data nih --root $(NIH128)
 
 test-study: .venv/ready  ## Test the graph of a small study: interrupted and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py

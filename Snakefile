@@ -182,7 +182,7 @@ else:
         output: PLACE/'pointing.csv'
         params: runs=row_5, boxes=f'{ROOT}/BBox_List_2017.csv'
         message: 'compare the heat maps of row 5 with boxes: {output}'
-        shell: '{sys.executable} {input.script:q} {params.boxes:q} {params.runs:q} --out {output:q}'
+        shell: '{sys.executable} {input.script:q} {params.runs:q} --boxes {params.boxes:q} --out {output:q}'
 
     if PHANTOM:
 

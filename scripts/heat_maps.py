@@ -1,14 +1,15 @@
-"""Where models look, against boxes that radiologists drew: `python scripts/heat_maps.py BBOXES.csv RUN …`.
+"""Where models look, against boxes that radiologists drew: `python scripts/heat_maps.py RUN … --boxes BBOXES.csv`.
 
 The pointing game (Zhang et al. 2018): the hottest point of the Grad-CAM of a finding is a hit if it lies in a box of
 that finding. Give the runs of all folds; their maps are averaged. The same is asked of
 
 - one of the networks with random weights, which must lose,
-- two points that need no image: the middle of the image, and the mean centre of the finding's boxes in other patients,
-- and, with `--phantom-runs RUN …`, of models of the phantom. There the place of a finding is known, because it is
-  drawn: where an image with it differs from the same image without it.
+- two points that need no image: the middle of the image, and the mean centre of the finding's boxes in other patients.
 
 Only images that no run has learned from are used. Writes `nbs/results/pointing.csv`.
+
+Runs on the phantom need no boxes: the place of a finding is where an image with it differs from the same image without
+it. Their result is `nbs/results/pointing_phantom.csv`.
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import AttrDict
-from fastcore.script import call_parse
+from fastcore.script import CliError, call_parse
 from scipy.ndimage import gaussian_filter
 
 from cxrlt_nb.cache import build_cache, cache_folder
@@ -29,7 +30,7 @@ from cxrlt_nb.phantom.findings import draw
 from cxrlt_nb.predict import heat_maps, open_model, run_table
 from cxrlt_nb.runs import check_comparable, write_result
 
-RESULT = Path(__file__).parent.parent / 'nbs/results/pointing.csv'
+RESULTS = Path(__file__).parent.parent / 'nbs/results'
 #: Names in NIH's list of boxes that differ from ours.
 NAMES = {'Infiltrate': 'Infiltration', 'Effusion': 'Pleural Effusion'}
 ORIGINAL = 1024  # Side of the images that the boxes refer to, in pixels
@@ -162,19 +163,19 @@ def phantom(runs):
 
 @call_parse
 def main(
-    boxes: Path,  # NIH's BBox_List_2017.csv
-    runs: Annotated[Path, dict(nargs='+')],  # Folders of finished runs on NIH ChestX-ray14
-    phantom_runs: Annotated[Path, dict(nargs='*')] = (),  # Folders of finished runs on the phantom
-    out: Path = RESULT,  # The csv file to write
+    runs: Annotated[Path, dict(nargs='+')],  # Folders of finished runs of the same data, such as the folds of one model
+    boxes: Path = None,  # NIH's BBox_List_2017.csv, for runs on NIH ChestX-ray14
+    out: Path = None,  # The csv file to write
     threads: int = 1,  # Threads of torch
 ):
     "Play the pointing game"
     torch.set_num_threads(threads)
     opened = [open_model(o) for o in runs]
     check_comparable(opened, ignore=['fold', 'images', 'held_out', 'threads'])
-    parts = [real(opened, boxes).assign(data='nih')]
-    if phantom_runs:
-        parts.append(phantom([open_model(o) for o in phantom_runs]).assign(data='phantom'))
-    result = pd.concat(parts)
+    on_phantom = opened[0].p.data == 'phantom'
+    if not on_phantom and boxes is None:
+        raise CliError(f'{runs[0]} is a run on {opened[0].p.data}; give --boxes, the file with its boxes')
+    result = phantom(opened) if on_phantom else real(opened, boxes)
+    out = out or RESULTS / ('pointing_phantom.csv' if on_phantom else 'pointing.csv')
     write_result(out, result, opened, made_by='scripts/heat_maps.py', interval='95 %, percentile, over patients')
-    print(result.pivot(index=['data', 'finding'], columns='method', values='value').round(2).to_string())
+    print(result.pivot(index='finding', columns='method', values='value').round(2).to_string())

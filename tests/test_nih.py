@@ -105,13 +105,13 @@ def test_heat_maps_against_boxes(home, release, run, tmp_path):
     boxes = pd.DataFrame([['00000030_000.png', 'Mass', 0, 0, 1024, 1024], ['00000029_000.png', 'Effusion', 0, 0, 0, 0]])
     boxes.columns = ['Image Index', 'Finding Label', 'Bbox [x', 'y', 'w', 'h]']
     boxes.to_csv(tmp_path / 'boxes.csv', index=False)
-    done = script(home, 'heat_maps.py', tmp_path / 'boxes.csv', run, '--out', tmp_path / 'out.csv')
+    done = script(home, 'heat_maps.py', run, '--boxes', tmp_path / 'boxes.csv', '--out', tmp_path / 'out.csv')
     assert done.returncode == 0, done.stderr
     hits = pd.read_csv(tmp_path / 'out.csv', comment='#').query('method == "Grad-CAM"').set_index('finding').value
     assert hits.to_dict() == {'Mass': 1, 'Pleural Effusion': 0, 'all': 0.5}
     boxes.iloc[0, 0] = '00000001_000.png'  # a training image
     boxes.to_csv(tmp_path / 'boxes.csv', index=False)
-    refused = script(home, 'heat_maps.py', tmp_path / 'boxes.csv', run, '--out', tmp_path / 'none.csv')
+    refused = script(home, 'heat_maps.py', run, '--boxes', tmp_path / 'boxes.csv', '--out', tmp_path / 'none.csv')
     assert refused.returncode != 0 and 'that are for training' in refused.stderr
 
 

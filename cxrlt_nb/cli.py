@@ -179,14 +179,14 @@ def _predict(args: argparse.Namespace):
     from cxrlt_nb.predict import decide, predict_images
     from cxrlt_nb.runs import environment, save_predictions
 
-    if args.out.suffix != '.parquet':
-        args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet')
+    if args.out.suffix not in ('.parquet', '.csv'):
+        args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
     cut = read_json(args.thresholds) if args.thresholds else None
     tta = not args.no_tta
     p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)
     if cut is not None:
         decisions = decide(p, cut)
-        save_predictions(args.out.with_suffix('.decisions.parquet'), p.index, decisions.to_numpy(), list(p))
+        save_predictions(args.out.with_suffix(f'.decisions{args.out.suffix}'), p.index, decisions.to_numpy(), list(p))
     save_predictions(args.out, p.index, p.to_numpy(), list(p))
     write_json(args.out.with_suffix('.json'), p.attrs | dict(thresholds=cut, environment=environment()))
     seen = 'each image and its mirror' if tta else 'each image once'
@@ -421,7 +421,9 @@ def _add_predict(
         _path('--cache', 'folder that keeps the small images'),
         _option('--bs', 'images per batch [64]', type=int, default=64),
     ]
-    _add(commands, 'predict', _predict, text, _RUNS, images, _path('out', 'where to write, a .parquet'), *options)
+    _add(
+        commands, 'predict', _predict, text, _RUNS, images, _path('out', 'where to write, a .parquet or .csv'), *options
+    )
 
 
 # %% ../nbs/08_cli.ipynb #a5056e1a
@@ -465,7 +467,7 @@ def _add_others(
     name = _option('name', 'efficientnet-lite0 (the preset laptop trains it), -lite1 or -lite2', metavar='NAME')
     _add(commands, 'weights', _weights, text, name)
 
-    predictions = _path('predictions', 'a .parquet of cxrlt predict')
+    predictions = _path('predictions', 'a file of cxrlt predict')
     sample = _path('sample', "the challenge's sample submission, or the csv of the split")
     _add(commands, 'submit', _submit, 'submission file of the CXR-LT challenge, a .zip', predictions, sample, out)
 

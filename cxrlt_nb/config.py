@@ -241,8 +241,11 @@ class _Preset(BaseModel):
 
 
 class _Data(BaseModel):
-    data: str = Field('phantom', description='phantom, nih (ChestX-ray14) or cxrlt (MIMIC-CXR-JPG, CXR-LT labels)')
-    root: str = Field('', description='Folder of the release; if empty, a phantom is drawn')
+    data: str = Field(
+        'phantom', description='phantom, nih (ChestX-ray14), cxrlt (MIMIC-CXR-JPG, CXR-LT labels) or csv (any table)'
+    )
+    root: str = Field('', description='Folder of the release, or the table; if empty, a phantom is drawn')
+    columns: str = Field('', description='csv: the names of its columns, where they are unusual')
     labels: str = Field('', description='Findings to learn, separated by ";"; all if empty')
     images: int | None = Field(None, ge=1, description='Training images, whole patients; None: what the budget buys')
     held_out: int | None = Field(None, ge=1, description='Images of development and test; None: what the budget buys')

@@ -1,4 +1,4 @@
-"""Read CXR-LT, NIH ChestX-ray14 or a phantom into the same study table
+"""Read CXR-LT, NIH ChestX-ray14, a phantom or any table of your own into the same study table
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/datasets.html.md"""
 
@@ -9,6 +9,7 @@ __all__ = ['PHANTOM_MARKS', 'CREDENTIALED', 'DATASETS', 'read_cxrlt', 'read_nih'
 
 # %% ../nbs/00b_datasets.ipynb #bc8125a1
 import importlib.util
+import inspect
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .folds import assign, split_721
-from .table import LABELS, SPLITS, StudyTable, check_table
+from .table import KEYS, LABELS, SPLITS, StudyTable, check_table
 
 
 # %% ../nbs/00b_datasets.ipynb #a2601556
@@ -268,11 +269,150 @@ def read_nih(
     return StudyTable(df, labels, 'nih', root, credentialed=False, splits=splits)
 
 
+# %% ../nbs/00b_datasets.ipynb #85dc7fb7
+#: Column of a study table → names that other tables give it, in any case; `columns` takes the first of them.
+_USUAL = dict(
+    path=('image', 'path', 'filename', 'file', 'image_path', 'image_id', 'image_name'),
+    patient_id=('patient', 'patient_id', 'patientid', 'subject_id', 'subject', 'mrn'),
+    study_id=('study', 'study_id', 'exam', 'accession'),
+    split=('split', 'subset'),
+    view=('view', 'viewposition', 'view_position'),
+    sex=('sex', 'gender'),
+    age=('age',),
+)
+_SPLIT_NAMES = dict(
+    training='train', val='development', valid='development', validation='development', dev='development'
+)
+
+
+def _parse_columns(
+    text: str,  # e.g. "image=file;patient=mrn"
+) -> dict:  # Column of a study table → name in the file
+    "Column names that a user gives; `ValueError` for a column that a study table does not have"
+    names, by_first = {}, {usual[0]: name for name, usual in _USUAL.items()}
+    for pair in filter(None, map(str.strip, text.split(';'))):
+        column, equals, name = (o.strip() for o in pair.partition('='))
+        if not equals or column not in by_first:
+            raise ValueError(f'columns: found {pair!r}; it must be COLUMN=NAME, COLUMN one of {", ".join(by_first)}')
+        names[by_first[column]] = name
+    return names
+
+
+def _find_usual(
+    found: list[str],  # Columns of a file
+    given: dict,  # From `_parse_columns`
+    where: str,  # Name of the file
+) -> dict:  # Name in the file → name in the study table
+    "Find the columns of a study table in a file; `ValueError` if a given one, or the images, are missing"
+    if missing := [o for o in given.values() if o not in found]:
+        raise ValueError(f'{where}: column {missing[0]!r} is missing; found {", ".join(found)}')
+    lower, names = {o.lower(): o for o in reversed(found)}, {}
+    for column, usual in _USUAL.items():
+        name = given.get(column) or next((lower[o] for o in usual if o in lower), None)
+        if name is not None:
+            names.setdefault(name, column)
+    if 'path' not in names.values():
+        raise ValueError(
+            f'{where}: no column of images ({", ".join(_USUAL["path"])}); name it with columns, such as '
+            f'image={found[0]}'
+        )
+    return names
+
+
+# %% ../nbs/00b_datasets.ipynb #2d962edc
+_SUFFIXES = {'.jpg', '.jpeg', '.png'}
+
+
+def _find_images(
+    df: pd.DataFrame,  # A data frame with a column `path`; its index holds file and row
+    root: Path,  # The folder of the table
+) -> pd.Series:  # Paths below `root`
+    "The path of each image; `FileNotFoundError` or `ValueError` names file and row"
+    names = df.path.str.removeprefix(f'{root}/')
+    if (root / str(names.iloc[0])).is_file():
+        return names
+    files: dict[str, set] = {}
+    for file in (o for o in root.rglob('*') if o.suffix.lower() in _SUFFIXES):
+        for name in {file.name, file.stem}:
+            files.setdefault(name, set()).add(file.relative_to(root).as_posix())
+    for (file, row), name in names.items():
+        if len(found := files.get(name, ())) != 1:
+            what = f'{len(found)} images have that name' if found else 'there is no such image'
+            raise FileNotFoundError(f'{file}, row {row}: found {name!r}; below {root} {what}')
+    return names.map(lambda name: next(iter(files[name])))
+
+
+# %% ../nbs/00b_datasets.ipynb #928cec2c
+def _table_file(
+    root: str | Path,  # A csv or parquet file, or a folder with one
+) -> Path:
+    "The file of a table; `FileNotFoundError` if there is none, `ValueError` if there are several"
+    root = Path(root).expanduser().resolve()
+    if root.is_file():
+        return root
+    files = sorted(o for o in root.glob('*') if o.suffix in ('.csv', '.parquet'))
+    if not files:
+        raise FileNotFoundError(f'{root} has no csv or parquet file; it needs one, with one row per image')
+    if len(files) > 1:
+        raise ValueError(
+            f'{root} has {len(files)} tables, {", ".join(o.name for o in files[:3])}; give the file itself'
+        )
+    return files[0]
+
+
+def _numbers(
+    values: pd.Series,  # A column
+) -> pd.Series:
+    "A column as numbers where they are numbers, for a message that shows what is none"
+    numbers = pd.to_numeric(values, errors='coerce')
+    return values.where(numbers.isna(), numbers)
+
+
+def _zero_one(
+    values: pd.Series,  # A column
+) -> bool:
+    "Whether a column holds only 0, 1 and missing values, and at least one value"
+    known = pd.to_numeric(values, errors='coerce').isin([0, 1])
+    return bool(known.any() and (known == values.notna()).all())
+
+
+def _read_images(
+    root: str | Path,  # A csv or parquet file with one row per image, or a folder with one; images are beside it
+    seed: int = 0,  # Seed of a split that is made here
+    columns: str = '',  # Names of its columns, e.g. "image=file;patient=mrn"; by default the usual ones
+    labels: list[str] | None = None,  # Its label columns; None: all columns that hold only 0 and 1
+) -> StudyTable:
+    "Read any table; `FileNotFoundError` or `ValueError` names file, row and column"
+    file = _table_file(root)
+    df = pd.read_parquet(file) if file.suffix == '.parquet' else pd.read_csv(file, dtype='str')
+    df.index = pd.MultiIndex.from_arrays([np.repeat(file.name, len(df)), np.arange(2, len(df) + 2)])
+    names = _find_usual(list(df), _parse_columns(columns), file.name)
+    df = df.astype(dict.fromkeys(names, 'str')).rename(columns=names)
+    labels = labels or [o for o in df if o not in names.values() and _zero_one(df[o])]
+    if not labels:
+        raise ValueError(f'{file.name}: no column holds only 0 and 1; name the labels, such as labels={df.columns[-1]}')
+    df[labels] = df[labels].apply(_numbers)
+    paths = _find_images(df, file.parent)
+    df = df.assign(path=_join_paths(df.assign(path=paths), file.parent), image_id=paths.to_numpy())
+    has = {o: o in df for o in ('patient_id', 'study_id', 'split')}
+    df['patient_id'] = df.patient_id if has['patient_id'] else df.image_id
+    df['study_id'] = df.patient_id + '/' + df.study_id if has['study_id'] else df.image_id
+    df['split'] = df.split.str.lower().replace(_SPLIT_NAMES) if has['split'] else 'train'
+    df = df.assign(**{o: None for o in KEYS if o not in df})
+    df['age'] = pd.to_numeric(df.age, errors='coerce')
+    df, splits = check_table(df, labels, where=file.parent.name), f'column of {file.name}'
+    if not has['split']:
+        df['split'], splits = split_721(df, labels, seed=seed), _describe_split(seed)
+    if not has['patient_id']:
+        splits += '; no column of patients, so splits, folds and intervals are by image'
+    return StudyTable(df, labels, 'csv', file.parent, credentialed=True, splits=splits)
+
+
 # %% ../nbs/00b_datasets.ipynb #30ccd530
 #: The words by which the output of a notebook shows that credentialed data were read.
 CREDENTIALED = 'credentialed' + ' data'
-#: Name → reader: a function of `root` and `seed` that returns a `StudyTable`.
-DATASETS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih)
+#: Name → reader: a function of `root` and `seed` that returns a `StudyTable`; it may take `labels` and `columns` too.
+DATASETS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih, csv=_read_images)
 
 
 def read_source(
@@ -280,11 +420,17 @@ def read_source(
     root: str | Path,  # Folder of the release
     seed: int = 0,  # Seed of splits that are made here
     labels: list[str] | None = None,  # Findings to keep; None: all
+    columns: str = '',  # For data=csv: names of columns, e.g. "image=file;patient=mrn"
 ) -> StudyTable:
     "Read a data set; `ValueError` if it or a label is unknown, or if `root` contains another data set"
     if data not in DATASETS:
         raise ValueError(f'unknown data set {data!r}; known data sets: {", ".join(DATASETS)}')
-    table = DATASETS[data](root, seed=seed)
+    any_columns = 'columns' in inspect.signature(DATASETS[data]).parameters
+    if columns and not any_columns:
+        raise ValueError(
+            f'columns is {columns!r}, but data={data} has columns of its own; leave it out, or use data=csv'
+        )
+    table = DATASETS[data](root, seed=seed, **(dict(labels=labels, columns=columns) if any_columns else {}))
     if data == 'phantom' and table.source != 'phantom':
         raise ValueError(
             f'{root} is not a phantom: it lacks {PHANTOM_MARKS["file"]}, or has patient ids below '

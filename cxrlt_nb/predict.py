@@ -183,7 +183,7 @@ def run_table(
     "The table that a run was trained on; `ValueError` if the folder now contains other rows"
     load_plugins(run.p.get('plugins', ''))
     root = root or run.p.root
-    table = read_source(run.p.data, root, run.p.split_seed, run.labels)
+    table = read_source(run.p.data, root, run.p.split_seed, run.labels, run.p.get('columns', ''))
     found, expected = table.record()['fingerprint'], run.record['data']['fingerprint']
     if found != expected:
         raise ValueError(f'{root} has the fingerprint {found}; {run.name} was trained on {expected}')

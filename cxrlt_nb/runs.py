@@ -287,25 +287,27 @@ class Run:
 
 # %% ../nbs/05b_runs.ipynb #564116b9
 def save_predictions(
-    path: Path,  # Where to
+    path: Path,  # Where to: .parquet or .csv
     image_ids,  # Ids, (N,)
     probs: np.ndarray,  # Probabilities, (N,C)
     labels: list[str],  # Names of the C labels
 ):
-    "Write a parquet file, atomically; `ValueError` if a probability is not in [0,1]"
+    "Write a parquet or csv file, atomically; `ValueError` if a probability is not in [0,1]"
     wrong = ~((probs >= 0) & (probs <= 1))  # also NaN
     if wrong.any():
         raise ValueError(f'{path.name}: {wrong.sum()} predictions are not in [0,1]; the model may have diverged')
     table = pd.DataFrame(np.asarray(probs, np.float32), columns=labels)
     table.index = pd.Index(np.asarray(image_ids), name='image_id')
     with write_atomically(path) as tmp:
-        table.to_parquet(tmp)
+        table.to_csv(tmp) if path.suffix == '.csv' else table.to_parquet(tmp)
 
 
 def read_predictions(
     path: str | Path,  # A file by `save_predictions`
 ) -> pd.DataFrame:  # Indexed by image id, one float32 column per label
     "Read a prediction file"
+    if Path(path).suffix == '.csv':
+        return pd.read_csv(path, dtype=dict(image_id='str')).set_index('image_id').astype('float32')
     return pd.read_parquet(path)
 
 
@@ -426,12 +428,13 @@ def read_result(
 
 # %% ../nbs/05b_runs.ipynb #3a103004
 def _release_fingerprint(
-    root: str,  # Folder of a release, or empty
+    root: str,  # Folder of a release, a csv or parquet file, or empty
 ) -> str:  # 12 hexadecimal digits, or empty
-    "A fingerprint of the csv files of a release; `FileNotFoundError` if the folder has none"
+    "A fingerprint of the tables of a release; `FileNotFoundError` if the folder has none"
     if not root:
         return ''
-    files = sorted(Path(root).expanduser().glob('*.csv'))
+    place = Path(root).expanduser()
+    files = [place] if place.is_file() else sorted([*place.glob('*.csv'), *place.glob('*.parquet')])
     if not files:
         raise FileNotFoundError(f'{root} has no csv file; it must be the folder of a release')
     return _digest([hashlib.sha256(o.read_bytes()).hexdigest() for o in files])

@@ -374,9 +374,10 @@ def predict_rows(
     learn: Learner,  # A trained learner
     df: pd.DataFrame,  # N rows with the columns that the learner's block reads
 ) -> np.ndarray:  # (N,C) float32 probabilities, in the order of the rows
-    "Predicted probabilities of the images in some rows of a table"
+    "Predicted probabilities of the images in some rows of a table, whose labels are not looked at"
+    blank = df.assign(**dict.fromkeys(learn.dls.vocab, 0))  # fastai computes a loss, and labels may be withheld
     with learn.no_bar(), learn.no_logging():
-        probs, _ = learn.get_preds(dl=rows_dl(learn.dls, df), reorder=False)
+        probs, _ = learn.get_preds(dl=rows_dl(learn.dls, blank), reorder=False)
     return probs.numpy()
 
 
@@ -415,7 +416,7 @@ def score_splits(
     tables: Mapping[str, pd.DataFrame],  # Split → its N rows, with patient_id and the label columns
     labels: Sequence[str],  # The C label columns; NaN where labels are withheld
 ) -> dict:  # Split, or "held out" (development and test together) → scores; JSON-able
-    "Score the predictions of each split that has labels"
+    "Score the predictions of each split that has labels, and both values of one of them"
     parts = {split: [split] for split in probs}
     parts['held out'] = [split for split in ('development', 'test') if split in probs]
     scores = {}
@@ -423,9 +424,10 @@ def score_splits(
         if not splits:
             continue
         rows = pd.concat([tables[split] for split in splits], ignore_index=True)
-        if len(rows) and rows[labels].notna().all(axis=None):
+        y = rows[labels]
+        if y.notna().all(axis=None) and (y.nunique() > 1).any():
             y_prob = np.concatenate([probs[split] for split in splits])
-            scores[name] = _evaluate(rows[labels].astype(int), y_prob, rows.patient_id.to_numpy())
+            scores[name] = _evaluate(y.astype(int), y_prob, rows.patient_id.to_numpy())
     return scores
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nih_images
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from checkout import ROOT
 from fastcore.xtras import modified_env
 from PIL import Image
 
+from cxrlt_nb.datasets import read_nih
 from cxrlt_nb.models import create_model
 from cxrlt_nb.phantom.findings import draw
 
@@ -113,6 +115,23 @@ def test_heat_maps_against_boxes(home, release, run, tmp_path):
     boxes.to_csv(tmp_path / 'boxes.csv', index=False)
     refused = script(home, 'heat_maps.py', run, '--boxes', tmp_path / 'boxes.csv', '--out', tmp_path / 'none.csv')
     assert refused.returncode != 0 and 'that are for training' in refused.stderr
+
+
+def test_a_selection_is_made_from_a_download(release, tmp_path, monkeypatch):
+    "The named images, shrunk, with their rows and NIH's test list; a missing one is named and nothing is written"
+    names = [*(f'{patient:08}_000' for patient in range(16)), '00000030_001']
+    wanted = pd.DataFrame(dict(image=names))
+    wanted.to_csv(tmp_path / 'nih128_images.csv', index=False)
+    monkeypatch.setattr(nih_images, 'RESULTS', tmp_path)
+    nih_images.make_selection('nih128', release, tmp_path / 'made')
+    df = read_nih(tmp_path / 'made').df.set_index('image_id')
+    assert set(df.index[df.split == 'test']) == {'00000030_001.jpg'} and len(df) == 17
+    assert df['Pleural Effusion'].to_dict()['00000001_000.jpg'] == 1 and df.Cardiomegaly.sum() == 4
+    assert {Image.open(o).size for o in df.path} == {(128, 128)}
+    pd.concat([wanted, wanted.assign(image='00009999_000')]).to_csv(tmp_path / 'nih128_images.csv', index=False)
+    with pytest.raises(FileNotFoundError, match='17 of 34 images are missing, such as 00009999_000'):
+        nih_images.make_selection('nih128', release, tmp_path / 'incomplete')
+    assert not (tmp_path / 'incomplete').exists()
 
 
 def test_weights_are_made_and_found(home):

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import warnings
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -298,6 +298,12 @@ def _parse_columns(
     return names
 
 
+def _plain_name(
+    column: str,  # Name of a column
+) -> str:  # e.g. "patient_id" for "Patient ID"
+    return column.strip().lower().replace(' ', '_').replace('-', '_')
+
+
 def _find_usual(
     found: list[str],  # Columns of a file
     given: dict,  # From `_parse_columns`
@@ -306,15 +312,19 @@ def _find_usual(
     "Find the columns of a study table in a file; `ValueError` if a given one, or the images, are missing"
     if missing := [o for o in given.values() if o not in found]:
         raise ValueError(f'{where}: column {missing[0]!r} is missing; found {", ".join(found)}')
-    lower, names = {o.lower(): o for o in reversed(found)}, {}
+    names = {name: column for column, name in given.items()}
+    if len(names) < len(given):
+        raise ValueError(f'{where}: columns gives the same column twice: {", ".join(given.values())}')
+    plain = {_plain_name(o): o for o in reversed(found) if o not in names}
     for column, usual in _USUAL.items():
-        name = given.get(column) or next((lower[o] for o in usual if o in lower), None)
-        if name is not None:
-            names.setdefault(name, column)
+        name = next((plain[o] for o in usual if o in plain), None)
+        if column not in given and name is not None:
+            names[name] = column
+            del plain[_plain_name(name)]
     if 'path' not in names.values():
+        usual = ', '.join(_USUAL['path'])
         raise ValueError(
-            f'{where}: no column of images ({", ".join(_USUAL["path"])}); name it with columns, such as '
-            f'image={found[0]}'
+            f'{where}: no column of images ({usual}); name it, columns=image=NAME; found {", ".join(found)}'
         )
     return names
 
@@ -327,19 +337,24 @@ def _find_images(
     df: pd.DataFrame,  # A data frame with a column `path`; its index holds file and row
     root: Path,  # The folder of the table
 ) -> pd.Series:  # Paths below `root`
-    "The path of each image; `FileNotFoundError` or `ValueError` names file and row"
-    names = df.path.str.removeprefix(f'{root}/')
-    if (root / str(names.iloc[0])).is_file():
+    "The path of each image; `FileNotFoundError` names file and row"
+    names = df.path.fillna('').str.removeprefix(f'{root}/').str.removeprefix('./')
+    is_path = names.str.lower().str.endswith(tuple(_SUFFIXES)) & (root / names.iloc[0]).is_file()
+    if is_path.all():
         return names
     files: dict[str, set] = {}
-    for file in (o for o in root.rglob('*') if o.suffix.lower() in _SUFFIXES):
-        for name in {file.name, file.stem}:
-            files.setdefault(name, set()).add(file.relative_to(root).as_posix())
-    for (file, row), name in names.items():
-        if len(found := files.get(name, ())) != 1:
-            what = f'{len(found)} images have that name' if found else 'there is no such image'
+    for file in (o.relative_to(root) for o in root.rglob('*') if o.suffix.lower() in _SUFFIXES):
+        for name in {file.as_posix(), file.with_suffix('').as_posix(), file.name, file.stem}:
+            files.setdefault(name, set()).add(file.as_posix())
+    found = names.copy()
+    for (file, row), name in names[~is_path].items():
+        keys = (name, PurePosixPath(name).name, PurePosixPath(name).stem)
+        match = next((files[o] for o in keys if o in files), set())
+        if len(match) != 1:
+            what = f'{len(match)} images have that name' if match else 'there is no such image'
             raise FileNotFoundError(f'{file}, row {row}: found {name!r}; below {root} {what}')
-    return names.map(lambda name: next(iter(files[name])))
+        found[file, row] = next(iter(match))
+    return found
 
 
 # %% ../nbs/00b_datasets.ipynb #928cec2c
@@ -360,22 +375,54 @@ def _table_file(
     return files[0]
 
 
+def _read_rows(
+    file: Path,  # A csv or parquet file
+) -> pd.DataFrame:  # Its columns; the index holds file and row
+    "Read a table; `ValueError` names the file"
+    try:
+        df = (
+            pd.read_parquet(file)
+            if file.suffix == '.parquet'
+            else pd.read_csv(file, dtype='str', skipinitialspace=True)
+        )
+    except (ValueError, OSError) as e:  # also of pandas' and pyarrow's parsers
+        raise ValueError(f'{file.name}: it cannot be read: {str(e).splitlines()[0]}') from None
+    if any(o is not None for o in df.index.names):
+        df = df.reset_index()
+    df.columns = df.columns.astype('str').str.strip()
+    if df.empty or (len(df.columns) == 1 and not df.columns[0].isidentifier()):
+        raise ValueError(f'{file.name}: it needs a header and one row per image, with commas between columns')
+    df.index = pd.MultiIndex.from_arrays([np.repeat(file.name, len(df)), np.arange(2, len(df) + 2)])
+    return df
+
+
 def _numbers(
     values: pd.Series,  # A column
 ) -> pd.Series:
-    "A column as numbers where they are numbers, for a message that shows what is none"
-    numbers = pd.to_numeric(values, errors='coerce')
-    return values.where(numbers.isna(), numbers)
+    "A column with numbers, and True and False as 1 and 0, where it has them; all else as it is, for a message"
+    plain = values.astype('object').replace({'True': 1, 'False': 0, True: 1, False: 0})
+    numbers = pd.to_numeric(plain, errors='coerce')
+    return plain.where(numbers.isna(), numbers)
 
 
-def _zero_one(
-    values: pd.Series,  # A column
-) -> bool:
-    "Whether a column holds only 0, 1 and missing values, and at least one value"
-    known = pd.to_numeric(values, errors='coerce').isin([0, 1])
-    return bool(known.any() and (known == values.notna()).all())
+def _label_columns(
+    df: pd.DataFrame,  # Columns that have passed `_numbers`
+    where: str,  # Name of the file
+) -> list[str]:
+    "Columns that hold 0, 1 and nothing else; `ValueError` if there is none, or if one holds −1 too"
+    values = {o: set(df[o].dropna().unique()) for o in df}
+    if uncertain := [o for o, found in values.items() if -1 in found and found <= {-1, 0, 1}]:
+        raise ValueError(
+            f'{where}: column {uncertain[0]!r} holds -1; a label must be 0, 1, or missing for a whole split. '
+            'Name the labels to learn with labels=...'
+        )
+    labels = [o for o, found in values.items() if found == {0, 1}]
+    if not labels:
+        raise ValueError(f'{where}: no column holds 0 and 1 and nothing else; name the labels with labels=...')
+    return labels
 
 
+# %% ../nbs/00b_datasets.ipynb #bb943998
 def _read_images(
     root: str | Path,  # A csv or parquet file with one row per image, or a folder with one; images are beside it
     seed: int = 0,  # Seed of a split that is made here
@@ -384,28 +431,33 @@ def _read_images(
 ) -> StudyTable:
     "Read any table; `FileNotFoundError` or `ValueError` names file, row and column"
     file = _table_file(root)
-    df = pd.read_parquet(file) if file.suffix == '.parquet' else pd.read_csv(file, dtype='str')
-    df.index = pd.MultiIndex.from_arrays([np.repeat(file.name, len(df)), np.arange(2, len(df) + 2)])
+    df = _read_rows(file)
     names = _find_usual(list(df), _parse_columns(columns), file.name)
-    df = df.astype(dict.fromkeys(names, 'str')).rename(columns=names)
-    labels = labels or [o for o in df if o not in names.values() and _zero_one(df[o])]
-    if not labels:
-        raise ValueError(f'{file.name}: no column holds only 0 and 1; name the labels, such as labels={df.columns[-1]}')
-    df[labels] = df[labels].apply(_numbers)
+    others = [o for o in df if o not in names and o not in KEYS]
+    if unknown := [o for o in labels or [] if o not in others]:
+        raise ValueError(f'{file.name}: unknown label {unknown[0]!r}; the file has {", ".join(others)}')
+    marks = df[others].apply(_numbers)
+    labels = list(dict.fromkeys(labels or _label_columns(marks, file.name)))
+    df = df[list(names)].astype('str').rename(columns=names).apply(lambda o: o.str.strip())
     paths = _find_images(df, file.parent)
     df = df.assign(path=_join_paths(df.assign(path=paths), file.parent), image_id=paths.to_numpy())
-    has = {o: o in df for o in ('patient_id', 'study_id', 'split')}
-    df['patient_id'] = df.patient_id if has['patient_id'] else df.image_id
-    df['study_id'] = df.patient_id + '/' + df.study_id if has['study_id'] else df.image_id
-    df['split'] = df.split.str.lower().replace(_SPLIT_NAMES) if has['split'] else 'train'
-    df = df.assign(**{o: None for o in KEYS if o not in df})
-    df['age'] = pd.to_numeric(df.age, errors='coerce')
-    df, splits = check_table(df, labels, where=file.parent.name), f'column of {file.name}'
-    if not has['split']:
-        df['split'], splits = split_721(df, labels, seed=seed), _describe_split(seed)
-    if not has['patient_id']:
-        splits += '; no column of patients, so splits, folds and intervals are by image'
-    return StudyTable(df, labels, 'csv', file.parent, credentialed=True, splits=splits)
+    made, by = 'split' not in df, next(o for o in ('patient_id', 'study_id', 'image_id') if o in df)
+    text = _describe_split(seed) if made else f'column of {file.name}'
+    if by != 'patient_id':
+        text += f'; no column of patients: splits, folds and intervals are by {by.removesuffix("_id")}'
+        warnings.warn(f'{file.name}: {text}; if patients have several, scores are too high', stacklevel=3)
+    study = df.get('study_id', df.image_id)
+    df = df.assign(study_id=df.patient_id + '/' + study if by == 'patient_id' else study, patient_id=df[by])
+    df['split'] = 'train' if made else df.split.str.lower().replace(_SPLIT_NAMES)
+    df['age'] = pd.to_numeric(df.age.str.extract(r'(\d+(?:\.\d+)?)')[0]) if 'age' in df else None
+    df = df.assign(**{o: None for o in KEYS if o not in df}, **marks[labels])
+    df = check_table(df, labels, where=file.parent.name)
+    if made:  # stratified by all labels of the file, so that it does not depend on those that are chosen
+        every = [o for o in marks if set(marks[o].unique()) == {0, 1}] or labels
+        df['split'] = split_721(df.assign(**marks[every].reset_index(drop=True).astype('int8')), every, seed=seed)
+    elif torn := (df.groupby('patient_id').split.nunique() > 1).sum():
+        warnings.warn(f'{file.name}: {torn} patients are in several splits; scores will be too high', stacklevel=3)
+    return StudyTable(df, labels, 'csv', file.parent, credentialed=True, splits=text)
 
 
 # %% ../nbs/00b_datasets.ipynb #30ccd530

@@ -64,12 +64,13 @@ results-extended: .venv/ready  ## The same for make study-extended GROUP=...
 	$(SNAKEMAKE) group='$(GROUP)'
 
 real: .venv/ready  ## All parts of nbs/07a_real.ipynb, NIH256=... NIH128=...; half a day on two cores, resumes
-	$(MAKE) results DATA=nih ROOT=$(NIH256)
-	$(MAKE) results-extended GROUP=ladder DATA=nih ROOT=$(NIH256)
+	@test -d '$(NIH256)' -a -d '$(NIH128)' || { echo 'give the folders, NIH256=... NIH128=...' >&2; exit 1; }
+	$(MAKE) results DATA=nih ROOT=$(NIH256) PRESET=laptop
+	$(MAKE) results-extended GROUP=ladder DATA=nih ROOT=$(NIH256) PRESET=laptop
 	for group in augmentation loss learning_curve; do \
 		$(MAKE) results-extended GROUP=$$group DATA=nih ROOT=$(NIH128) PRESET=laptop || exit 1; \
 	done
-	$(BIN)/python scripts/leakage_study.py --data nih --root $(NIH128)
+	$(if $(DRY),,$(BIN)/python scripts/leakage_study.py --data nih --root $(NIH128))
 
 test-study: .venv/ready  ## Test the graph of a small study: interrupted and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
@@ -84,7 +85,7 @@ bench-check: runs/bench.json  ## Measure again; fail if a ratio is below 80 % of
 	$(BIN)/python -m cxrlt_nb.bench.figures $< nbs/results/bench.json
 
 bench-gpu: .venv/ready  ## Measure the paper's models on a GPU, into nbs/results/bench_gpu.json (10 minutes)
-	rm -f runs/bench_gpu.json
+	@mkdir -p runs && rm -f runs/bench_gpu.json
 	$(PAPERMILL) nbs/bench/04_gpu.ipynb runs/bench_04_gpu.ipynb -p out $(CURDIR)/runs/bench_gpu.json
 	cp runs/bench_gpu.json nbs/results/bench_gpu.json
 

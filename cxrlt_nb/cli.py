@@ -168,7 +168,7 @@ def _train(args: argparse.Namespace):
     from cxrlt_nb.learner import score_summary
 
     scores = read_json(folder / 'metrics.json')
-    best = 'held out' if 'held out' in scores else 'validation'
+    best = next((o for o in ('held out', 'development', 'test', 'validation') if o in scores), None)
     if best in scores:
         print(f'{best}: {score_summary(scores[best])}')
 
@@ -181,6 +181,8 @@ def _predict(args: argparse.Namespace):
 
     if args.out.suffix not in ('.parquet', '.csv'):
         args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
+    if args.out.exists() and not args.out.with_suffix('.json').exists():
+        args.parser.error(f'{args.out} exists and is no prediction of this command; give another OUT')
     cut = read_json(args.thresholds) if args.thresholds else None
     tta = not args.no_tta
     p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)

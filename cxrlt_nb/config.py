@@ -194,7 +194,7 @@ def choose_rows(
     most = dict(train=bought.images, validation=held_out)
     n_held_out = len(parts['development']) + len(parts['test'])
     for o in ('development', 'test'):
-        most[o] = held_out and max(1, held_out * len(parts[o]) // n_held_out)
+        most[o] = held_out and max(1, held_out * len(parts[o]) // max(1, n_held_out))
     rows = {k: v[_take_patients(patient[v], most[k], split_seed)] for k, v in parts.items()}
     return rows, bought.epochs
 

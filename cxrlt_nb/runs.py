@@ -434,7 +434,7 @@ def _release_fingerprint(
     if not root:
         return ''
     place = Path(root).expanduser()
-    files = [place] if place.is_file() else sorted([*place.glob('*.csv'), *place.glob('*.parquet')])
+    files = [place] if place.is_file() else sorted(place.glob('*.csv')) or sorted(place.glob('*.parquet'))
     if not files:
         raise FileNotFoundError(f'{root} has no csv file; it must be the folder of a release')
     return _digest([hashlib.sha256(o.read_bytes()).hexdigest() for o in files])

@@ -175,7 +175,9 @@ def main(
     on_phantom = opened[0].p.data == 'phantom'
     if not on_phantom and boxes is None:
         raise CliError(f'{runs[0]} is a run on {opened[0].p.data}; give --boxes, the file with its boxes')
-    result = phantom(opened) if on_phantom else real(opened, boxes)
     out = out or RESULTS / ('pointing_phantom.csv' if on_phantom else 'pointing.csv')
+    if opened[0].record.data['credentialed'] and not out.resolve().is_relative_to(home() / 'runs'):
+        raise CliError(f'{out}: results of credentialed data must be under {home() / "runs"}; give --out')
+    result = phantom(opened) if on_phantom else real(opened, boxes)
     write_result(out, result, opened, made_by='scripts/heat_maps.py', interval='95 %, percentile, over patients')
     print(result.pivot(index='finding', columns='method', values='value').round(2).to_string())

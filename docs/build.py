@@ -244,11 +244,12 @@ class Prose(Processor):
 
 
 def named_figures(cell):
-    "Vector figures go into the page itself: leave out the head of their file, and add the alternative text"
+    "Vector figures go into the page itself: without the head of their file, with alternative text and ids of their own"
     alt = cell.directives_.get('fig-alt', '').strip('"') if cell.cell_type == 'code' else ''
     for output in cell.get('outputs', []):
         if svg := output.get('data', {}).get('image/svg+xml'):
             start = ''.join(svg).partition('<svg ')[2]
+            start = re.sub(r'(\bid="|url\(#|href="#)', rf'\1f{cell.idx_}-', start)  # figures of a page share their ids
             output['data']['image/svg+xml'] = f'<svg role="img" aria-label="{html.escape(alt)}" {start}'
 
 

@@ -57,34 +57,36 @@ PRESETS: dict[str, dict[str, Any]] = dict(
         bs=32,
         augment='paper',
         budget=None,
-    ),
-    laptop=_AS_PAPER
-    | dict(
-        arch='tf_efficientnet_lite0',
-        weights='pretrained',
-        size=128,
-        epochs=5,
-        lr=3e-3,
-        schedule='one_cycle',
-        bs=64,
-        augment='basic',
-        loss='bce',
-        prior_bias=True,
-        precision='fp32',
-        budget=None,
-    ),
-    demo=_AS_PAPER
-    | dict(
-        arch='test_efficientnet',
-        weights='scratch',
-        size=64,
-        epochs=None,  # as many as the budget buys, 20 at most
-        lr=3e-3,
-        schedule='one_cycle',
-        bs=32,
-        augment='none',
-        budget=5e8,
-    ),
+    )
+)
+
+# %% ../nbs/05a_config.ipynb #184ae006
+PRESETS['laptop'] = _AS_PAPER | dict(
+    arch='tf_efficientnet_lite0',
+    weights='pretrained',
+    size=128,
+    epochs=5,
+    lr=3e-3,
+    schedule='one_cycle',
+    bs=64,
+    augment='basic',
+    loss='bce',
+    prior_bias=True,
+    precision='fp32',
+    budget=None,
+)
+
+# %% ../nbs/05a_config.ipynb #85770867
+PRESETS['demo'] = _AS_PAPER | dict(
+    arch='test_efficientnet',
+    weights='scratch',
+    size=64,
+    epochs=None,  # as many as the budget buys, 20 at most
+    lr=3e-3,
+    schedule='one_cycle',
+    bs=32,
+    augment='none',
+    budget=5e8,
 )
 
 

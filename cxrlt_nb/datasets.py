@@ -1,4 +1,4 @@
-"""Read CXR-LT, NIH ChestX-ray14, a phantom or any table of your own into the same study table
+"""Read CXR-LT, NIH ChestX-ray14, a phantom or any other table into the same study table
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/datasets.html.md"""
 
@@ -285,6 +285,7 @@ _SPLIT_NAMES = dict(
 )
 
 
+# %% ../nbs/00b_datasets.ipynb #a06cc86f
 def _parse_columns(
     text: str,  # e.g. "image=file;patient=mrn"
 ) -> dict:  # Column of a study table → name in the file
@@ -298,9 +299,11 @@ def _parse_columns(
     return names
 
 
+# %% ../nbs/00b_datasets.ipynb #d852d759
 def _plain_name(
     column: str,  # Name of a column
 ) -> str:  # e.g. "patient_id" for "Patient ID"
+    "A name in lower case, with underscores"
     return column.strip().lower().replace(' ', '_').replace('-', '_')
 
 
@@ -375,16 +378,14 @@ def _table_file(
     return files[0]
 
 
+# %% ../nbs/00b_datasets.ipynb #5d091aa0
 def _read_rows(
     file: Path,  # A csv or parquet file
 ) -> pd.DataFrame:  # Its columns; the index holds file and row
     "Read a table; `ValueError` names the file"
     try:
-        df = (
-            pd.read_parquet(file)
-            if file.suffix == '.parquet'
-            else pd.read_csv(file, dtype='str', skipinitialspace=True)
-        )
+        parquet = file.suffix == '.parquet'
+        df = pd.read_parquet(file) if parquet else pd.read_csv(file, dtype='str', skipinitialspace=True)
     except (ValueError, OSError) as e:  # also of pandas' and pyarrow's parsers
         raise ValueError(f'{file.name}: it cannot be read: {str(e).splitlines()[0]}') from None
     if any(o is not None for o in df.index.names):
@@ -396,6 +397,7 @@ def _read_rows(
     return df
 
 
+# %% ../nbs/00b_datasets.ipynb #8839974d
 def _numbers(
     values: pd.Series,  # A column
 ) -> pd.Series:
@@ -422,8 +424,33 @@ def _label_columns(
     return labels
 
 
-# %% ../nbs/00b_datasets.ipynb #bb943998
-def _read_images(
+# %% ../nbs/00b_datasets.ipynb #dec89bd0
+def _add_patients(
+    df: pd.DataFrame,  # Columns of a study table, with `image_id` and perhaps `study_id` and `patient_id`
+) -> tuple[pd.DataFrame, str]:  # With both; what counts as a patient: "patient", "study" or "image"
+    "Let a study without a patient be one, and an image without a study be one too"
+    by = next(o for o in ('patient_id', 'study_id', 'image_id') if o in df)
+    study = df.get('study_id', df.image_id)
+    study = df.patient_id + '/' + study if by == 'patient_id' else study
+    return df.assign(study_id=study, patient_id=df[by]), by.removesuffix('_id')
+
+
+def _check_splits(
+    df: pd.DataFrame,  # A study table
+    by: str,  # From `_add_patients`
+    where: str,  # Name of the file
+):
+    "Warn of held-out images whose patients may be in training"
+    torn = int((df.groupby('patient_id').split.nunique() > 1).sum())
+    if torn:
+        warnings.warn(f'{where}: {torn} patients are in several splits; scores will be too high', stacklevel=4)
+    if by != 'patient':
+        text = f'{where}: no column of patients; splits, folds and intervals are by {by}'
+        warnings.warn(f'{text}. If patients have several, scores are too high', stacklevel=4)
+
+
+# %% ../nbs/00b_datasets.ipynb #28ccfde2
+def _read_table(
     root: str | Path,  # A csv or parquet file with one row per image, or a folder with one; images are beside it
     seed: int = 0,  # Seed of a split that is made here
     columns: str = '',  # Names of its columns, e.g. "image=file;patient=mrn"; by default the usual ones
@@ -441,30 +468,25 @@ def _read_images(
     df = df[list(names)].astype('str').rename(columns=names).apply(lambda o: o.str.strip())
     paths = _find_images(df, file.parent)
     df = df.assign(path=_join_paths(df.assign(path=paths), file.parent), image_id=paths.to_numpy())
-    made, by = 'split' not in df, next(o for o in ('patient_id', 'study_id', 'image_id') if o in df)
-    text = _describe_split(seed) if made else f'column of {file.name}'
-    if by != 'patient_id':
-        text += f'; no column of patients: splits, folds and intervals are by {by.removesuffix("_id")}'
-        warnings.warn(f'{file.name}: {text}; if patients have several, scores are too high', stacklevel=3)
-    study = df.get('study_id', df.image_id)
-    df = df.assign(study_id=df.patient_id + '/' + study if by == 'patient_id' else study, patient_id=df[by])
+    made, (df, by) = 'split' not in df, _add_patients(df)
     df['split'] = 'train' if made else df.split.str.lower().replace(_SPLIT_NAMES)
     df['age'] = pd.to_numeric(df.age.str.extract(r'(\d+(?:\.\d+)?)')[0]) if 'age' in df else None
     df = df.assign(**{o: None for o in KEYS if o not in df}, **marks[labels])
-    df = check_table(df, labels, where=file.parent.name)
-    if made:  # stratified by all labels of the file, so that it does not depend on those that are chosen
+    df, splits = check_table(df, labels, where=file.parent.name), f'column of {file.name}'
+    if made:
         every = [o for o in marks if set(marks[o].unique()) == {0, 1}] or labels
-        df['split'] = split_721(df.assign(**marks[every].reset_index(drop=True).astype('int8')), every, seed=seed)
-    elif torn := (df.groupby('patient_id').split.nunique() > 1).sum():
-        warnings.warn(f'{file.name}: {torn} patients are in several splits; scores will be too high', stacklevel=3)
-    return StudyTable(df, labels, 'csv', file.parent, credentialed=True, splits=text)
+        stratified = df.assign(**marks[every].reset_index(drop=True).astype('int8'))
+        df['split'], splits = split_721(stratified, every, seed=seed), _describe_split(seed)
+    _check_splits(df, by, file.name)
+    splits += '' if by == 'patient' else f'; no column of patients: splits, folds and intervals are by {by}'
+    return StudyTable(df, labels, 'csv', file.parent, credentialed=True, splits=splits)
 
 
 # %% ../nbs/00b_datasets.ipynb #30ccd530
 #: The words by which the output of a notebook shows that credentialed data were read.
 CREDENTIALED = 'credentialed' + ' data'
 #: Name → reader: a function of `root` and `seed` that returns a `StudyTable`; it may take `labels` and `columns` too.
-DATASETS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih, csv=_read_images)
+DATASETS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih, csv=_read_table)
 
 
 def read_source(
@@ -479,9 +501,7 @@ def read_source(
         raise ValueError(f'unknown data set {data!r}; known data sets: {", ".join(DATASETS)}')
     any_columns = 'columns' in inspect.signature(DATASETS[data]).parameters
     if columns and not any_columns:
-        raise ValueError(
-            f'columns is {columns!r}, but data={data} has columns of its own; leave it out, or use data=csv'
-        )
+        raise ValueError(f'columns is {columns!r}, but data={data} has known columns; leave it out, or use data=csv')
     table = DATASETS[data](root, seed=seed, **(dict(labels=labels, columns=columns) if any_columns else {}))
     if data == 'phantom' and table.source != 'phantom':
         raise ValueError(

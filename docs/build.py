@@ -244,7 +244,7 @@ class Prose(Processor):
 
 
 def named_figures(cell):
-    "Vector figures go into the page itself: without the head of their file, with alternative text and ids of their own"
+    "Vector figures go into the page itself: without the head of their file, with alternative text and with unique ids"
     alt = cell.directives_.get('fig-alt', '').strip('"') if cell.cell_type == 'code' else ''
     for output in cell.get('outputs', []):
         if svg := output.get('data', {}).get('image/svg+xml'):

@@ -25,7 +25,7 @@ SOURCES = ['nbs', 'cxrlt_nb', 'tests', 'scripts', 'docs', 'setup.py']
 
 MAX_LINE, MAX_MODULE_LINES, MAX_MODULES, MAX_NAMES, MAX_BYTES = 120, 300, 31, 220, 400_000
 PARAMETRISED = ['05_train', 'study/04_report', 'study/06_evaluate_page', 'study/07_stock_fastai']
-PARAMETRISED += ['bench/01_input', 'bench/02_training', 'bench/03_evaluation']
+PARAMETRISED += ['bench/01_input', 'bench/02_training', 'bench/03_evaluation', 'bench/04_gpu']
 
 # Words that CONTRIBUTING.md replaces, each as a regular expression.
 RETIRED = [

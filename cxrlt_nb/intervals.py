@@ -503,7 +503,7 @@ def chance_level(
 
 # %% ../nbs/04b_intervals.ipynb #5f062ff2
 def beats_chance(
-    y_true,  # Targets, 0/1, `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
     n_perm: int = 200,  # Permutations
     seed: int = 0,  # Of the permutations
@@ -513,7 +513,7 @@ def beats_chance(
     if chance is None:
         chance = chance_level(y_true, y_score, n_perm, seed)
     ap = METRICS['map'].by_label(y_true, y_score)
-    n_pos = check_scores(y_true, y_score)[0].sum(0, dtype=int)
+    n_pos = (check_scores(y_true, y_score, unknown=True)[0] == 1).sum(0)
     levels = dict(chance=chance.label_mean, chance_p95=chance.label_p95)
     return pd.DataFrame(dict(n_pos=n_pos, ap=ap, **levels, above=ap > chance.label_p95))
 

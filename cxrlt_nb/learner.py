@@ -383,7 +383,7 @@ def predict_rows(
 
 # %% ../nbs/04d_learner.ipynb #37a
 def _evaluate(
-    y_true: pd.DataFrame,  # (N,C) 0/1 targets, one column per label
+    y_true: pd.DataFrame,  # (N,C) 0/1 targets, one column per label; NaN is unknown
     probs: np.ndarray,  # (N,C) probabilities
     patient_id: np.ndarray,  # (N,) patients, the units of the bootstrap
     seed: int = 0,  # Seed of permutations and replicates
@@ -414,20 +414,20 @@ def _evaluate(
 def score_splits(
     probs: Mapping[str, np.ndarray],  # Split → (N,C) probabilities, from `predict_rows`
     tables: Mapping[str, pd.DataFrame],  # Split → its N rows, with patient_id and the label columns
-    labels: Sequence[str],  # The C label columns; NaN where labels are withheld
+    labels: Sequence[str],  # The C label columns; missing where a label is unknown or withheld
 ) -> dict:  # Split, or "held out" (development and test together) → scores; JSON-able
-    "Score the predictions of each split that has labels, and both values of one of them"
+    "Score the predictions of each split in which some label has both values; unknown labels are left out"
     parts = {split: [split] for split in probs}
     parts['held out'] = [split for split in ('development', 'test') if split in probs]
     scores = {}
     for name, splits in parts.items():
-        if not splits:
+        if not splits or any(tables[split][list(labels)].isna().all(axis=None) for split in splits):
             continue
         rows = pd.concat([tables[split] for split in splits], ignore_index=True)
-        y = rows[labels]
-        if y.notna().all(axis=None) and (y.nunique() > 1).any():
+        y = rows[list(labels)].astype('float64')
+        if (y.nunique() > 1).any():
             y_prob = np.concatenate([probs[split] for split in splits])
-            scores[name] = _evaluate(y.astype(int), y_prob, rows.patient_id.to_numpy())
+            scores[name] = _evaluate(y, y_prob, rows.patient_id.to_numpy())
     return scores
 
 

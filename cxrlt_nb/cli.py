@@ -258,7 +258,13 @@ def _new_prevalence(
 
     from cxrlt_nb.decide import estimate_prevalence
 
-    return estimate_prevalence(p, old) if source == 'estimate' else pd.Series(read_json(Path(source)), dtype='float64')
+    if source != 'estimate':
+        return pd.Series(read_json(Path(source)), dtype='float64')
+    if len(p) < 200:
+        raise ValueError(
+            f'{len(p)} images are too few to estimate a prevalence, it takes 200: give --prevalence a file'
+        )
+    return estimate_prevalence(p, old)
 
 
 def _finish_predictions(
@@ -278,14 +284,50 @@ def _finish_predictions(
     if rule:
         cut = points_table(points, rule)
         decisions = decide(p, cut.threshold)
-        done |= dict(rule=rule, thresholds=cut.threshold.where(cut.threshold.notna(), None).to_dict())
+        done |= dict(rule=rule, thresholds={k: None if pd.isna(v) else v for k, v in cut.threshold.items()})
     if args.calibrate == 'validation':
         p = calibrate(p, points)
     if args.prevalence:
-        old = pd.Series({label: o['prevalence'] for label, o in points.items()}, dtype='float64')
-        new = _new_prevalence(args.prevalence, p, old)
-        p, done = adjust_prevalence(p, old, new), done | dict(prevalence=new.to_dict())
+        old = pd.Series({label: o['prevalence'] for label, o in points.items() if o['rules']}, dtype='float64')
+        known = [o for o in p if o in old]  # the others had too few positive images to learn from
+        new = _new_prevalence(args.prevalence, p[known], old)
+        p[known], done = adjust_prevalence(p[known], old, new), done | dict(prevalence=new[known].to_dict())
     return p, decisions, done
+
+
+def _write_prediction_page(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+    p: object,  # Predictions
+    decisions: object,  # From `decide`, or None
+) -> Path:  # The page
+    "Write the page of `--page`"
+    from cxrlt_nb.cache import build_cache
+    from cxrlt_nb.page import write_page
+    from cxrlt_nb.predict import image_table, open_model
+
+    run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
+    points = args.runs[0] / 'operating_points.json'
+    known = read_json(points)['tta'] if points.exists() else {}
+    chance = {label: o['prevalence'] for label, o in known.items()}
+    intro = [
+        f'Mean of {len(args.runs)} run(s): {", ".join(o.name for o in args.runs)}. Heat maps are those of the first.'
+    ]
+    with tempfile.TemporaryDirectory() as tmp:
+        store = build_cache(image_table(args.images), args.cache or tmp, run.p.size, run.p.resize)
+        write_page(args.page, run, store, p, decisions, chance, maps, intro)
+    return args.page
+
+
+def _check_public(runs: list[Path]):
+    "`ValueError` if a run was trained on credentialed data"
+    from cxrlt_nb.runs import open_run
+
+    for run in map(open_run, runs):
+        if run.record.data.get('credentialed', True):
+            raise ValueError(
+                f'{run.name} was trained on credentialed data, and a page contains the images: '
+                'add --private if the page stays with those who may see them'
+            )
 
 
 def _check_predict(args: argparse.Namespace):
@@ -299,8 +341,14 @@ def _check_predict(args: argparse.Namespace):
         error('--prevalence needs probabilities: add --calibrate validation')
     if args.prevalence and (args.decide or args.thresholds) and not (args.decide or '').startswith(('sens', 'youden')):
         error('the best F1 depends on the prevalence: with --prevalence use --decide youden or a sensitivity')
+    if args.maps and not args.page:
+        error('--maps needs --page')
+    if args.page and args.page.suffix != '.html':
+        error(f'--page is {str(args.page)!r}; it must end in .html')
     if args.decide or args.thresholds or args.calibrate == 'validation':
         _points(args)
+    if args.page and not args.private:
+        _check_public(args.runs)
 
 
 def _predict(args: argparse.Namespace):
@@ -319,6 +367,8 @@ def _predict(args: argparse.Namespace):
             decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
     save_predictions(args.out, p.index, p.to_numpy(), list(p))
     write_json(args.out.with_suffix('.json'), about | done | dict(environment=environment()))
+    if args.page:
+        print(_write_prediction_page(args, p, decisions))
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
@@ -578,6 +628,9 @@ def _add_predict(
             '--prevalence', 'json file, a number per label, or estimate: adjust probabilities to it', metavar='FILE'
         ),
         _path('--thresholds', 'operating points of several runs, from cxrlt thresholds', metavar='FILE'),
+        _path('--page', 'write one offline html file that shows each image with its findings', metavar='FILE'),
+        _option('--maps', 'findings, separated by ";", whose heat maps the page shows', metavar='FINDINGS'),
+        _option('--private', 'write the page although the runs were trained on credentialed data', action='store_true'),
         _path('--cache', 'folder that keeps the small images'),
         _option('--bs', 'images per batch [64]', type=int, default=64),
     ]

@@ -64,7 +64,7 @@ def _layers(
     return found
 
 
-# %% ../nbs/06d_page.ipynb #7f2c5812
+# %% ../nbs/06d_page.ipynb #8eec8dae
 def _rows(
     p: pd.Series,  # Probabilities of one image, by finding
     decided: pd.Series | None,  # Its decisions: 1, 0 or missing
@@ -91,31 +91,33 @@ def _card(
     "One image with its findings"
     over = [ft('img', src=o, alt='', data_map=label, cls='map') for label, o in layers.items()]
     shown = ft('div', ft('img', src=picture, alt=f'Radiograph {name}'), *over, cls='picture')
-    head = ft('thead', ft('tr', *(ft('th', o) for o in ('finding', 'probability', 'present', 'in training data'))))
+    head = ft('thead', ft('tr', *(ft('th', o) for o in ('finding', 'probability', 'present', 'usual'))))
     values = {f'data_p{k}': f'{v:.6f}' for k, v in enumerate(p)}
     return ft('article', ft('h2', name), shown, ft('table', head, ft('tbody', *rows)), **values)
 
 
-# %% ../nbs/06d_page.ipynb #7fe09e54
+# %% ../nbs/06d_page.ipynb #c3d9ddf5
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem; }
 form { position: sticky; top: 0; background: Canvas; padding: .6rem 0; display: flex; gap: 1rem; flex-wrap: wrap; z-index: 1; }
 main { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
-article { border: 1px solid GrayText; border-radius: 6px; padding: .7rem; }
+article { border: 1px solid GrayText; border-radius: 6px; padding: .7rem; min-width: 0; }
+main:not(.all) tbody tr:not(.present):nth-child(n+9) { display: none; }
 h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 .picture { position: relative; aspect-ratio: 1; background: #000; }
 .picture img { position: absolute; inset: 0; width: 100%; height: 100%; }
 .map { display: none; }
-table { border-collapse: collapse; width: 100%; font-size: .85rem; margin-top: .5rem; }
+table { border-collapse: collapse; width: 100%; font-size: .82rem; margin-top: .5rem; }
 th, td { text-align: right; padding: .15rem .3rem; border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 .present td { font-weight: 600; }
 """
 _SCRIPT = """
 const sort = document.getElementById('sort'), map = document.getElementById('map'), main = document.querySelector('main');
 const value = (o) => Math.max(...(sort.value === 'any' ? Object.values(o.dataset) : [o.dataset['p' + sort.value]]).map(Number));
 sort.onchange = () => main.append(...[...main.children].sort((a, b) => value(b) - value(a)));
+document.getElementById('all').onchange = (e) => main.classList.toggle('all', e.target.checked);
 const show = () => document.querySelectorAll('.map').forEach((o) => { o.style.display = o.dataset.map === map?.value ? 'block' : 'none'; });
 map?.addEventListener('change', show);
 """
@@ -141,6 +143,7 @@ def _document(
     menus = [_menu('sort', 'Sort by', {'any': 'any finding'} | dict(enumerate(labels)))]
     if maps:
         menus.append(_menu('map', 'Heat map', {'': 'none'} | {o: o for o in maps}))
+    menus.append(ft('label', ft('input', type='checkbox', id='all'), ' all findings'))
     head = ft(
         'head',
         ft('meta', charset='utf-8'),
@@ -153,7 +156,7 @@ def _document(
     return f'{start}{body}<script>{_SCRIPT}</script></html>\n'
 
 
-# %% ../nbs/06d_page.ipynb #7a3c3b8a
+# %% ../nbs/06d_page.ipynb #41fc3e97
 def write_page(
     file: str | Path,  # The html file
     run: AttrDict,  # From `open_model`; the one whose heat maps are shown
@@ -174,7 +177,8 @@ def write_page(
         )
         of_image = {label: o[k] for label, o in layers.items()}
         cards.append(_card(str(name), pictures[k], of_image, _rows(values, decided, chance), values))
+    usual = '“Usual” is the share of the training data that has the finding.'
     warning = 'Not a medical device. The images are part of this file: treat it as you treat them.'
-    page = _document(f'Predictions for {len(p):,} images', [*intro, warning], cards, list(p), list(maps))
+    page = _document(f'Predictions for {len(p):,} images', [*intro, usual, warning], cards, list(p), list(maps))
     with write_atomically(file) as tmp:
         tmp.write_text(page, encoding='utf-8')

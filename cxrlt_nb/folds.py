@@ -17,22 +17,17 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 def _label_matrix(
     df: pd.DataFrame,  # One row per image
     labels: list,  # Names of the 0/1 columns; may be empty
-) -> np.ndarray:  # (rows, labels) of 0 and 1, int64
-    "The labels as whole numbers; `ValueError` names a missing column, an unlabelled row or a value that is not 0/1"
+) -> np.ndarray:  # (rows, labels) of 0 and 1, int64; 0 where a label is unknown
+    "The labels as whole numbers; `ValueError` names a missing column or a value that is not 0, 1 or unknown"
     missing = [label for label in labels if label not in df.columns]
     if missing:
         raise ValueError(f'No column {missing} in the table; its columns are {list(df.columns)}')
     y = df[list(labels)]
     for label in labels:
-        unlabelled, odd = y[label].isna(), ~y[label].isin([0, 1])
-        if unlabelled.any():
-            raise ValueError(
-                f'Label {label!r} is unlabelled (NA) in {unlabelled.sum()} of {len(df)} rows, first at row '
-                f'{unlabelled.argmax()}; pass labelled rows only, or labels=[] to split by size alone'
-            )
+        odd = ~y[label].isin([0, 1]) & y[label].notna()
         if odd.any():
             raise ValueError(f'Label {label!r} is {y[label][odd].iloc[0]} at row {odd.argmax()}; it must be 0 or 1')
-    return y.to_numpy('int64')
+    return y.astype('float64').fillna(0).to_numpy('int64')
 
 
 # %% ../nbs/00a_folds.ipynb #e397d0bd
@@ -130,6 +125,27 @@ def split_721(
     "The split of §4.1, 7:1:2 by images, grouped by patient"
     names = np.array(['train', 'development', 'test'])
     return pd.Series(names[assign(df, labels, [0.7, 0.1, 0.2], seed=seed)], index=df.index, name='split')
+
+
+def _describe_split(
+    seed: int,  # Of `split_721`
+) -> str:
+    "How a record describes `split_721`"
+    return f'made here: 7:1:2 by patient, stratified by label, seed {seed}'
+
+
+def _split_rest(
+    df: pd.DataFrame,  # One row per image, with `patient_id` and the labels
+    labels: list,  # Names of the 0/1 columns to balance
+    is_test: np.ndarray,  # Whether the release puts an image into its test set
+    test: str,  # What the test set is, for the record
+    seed: int = 0,  # Order among equals
+) -> tuple[np.ndarray, str]:  # Split of each row; who made it
+    "Keep the test set of a release, and make one patient in eight of the others the development set (7:1)"
+    parts = assign(df[~is_test], labels, [7 / 8, 1 / 8], seed=seed)
+    split = np.full(len(df), 'test', object)
+    split[~is_test] = np.array(['train', 'development'], object)[parts]
+    return split, f'test: {test}; development made here: one patient in eight, stratified by label, seed {seed}'
 
 
 # %% ../nbs/00a_folds.ipynb #e8195676

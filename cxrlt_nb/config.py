@@ -302,10 +302,10 @@ class _Folds(BaseModel):
 
 class _Model(BaseModel):
     arch: str | None = Field(
-        None, description="Any timm model; the paper's: tf_efficientnetv2_s, convnext_tiny, convnext_small"
+        None, description="timm's or a chest model; the paper's: tf_efficientnetv2_s, convnext_tiny, convnext_small"
     )
     weights: str | None = Field(
-        None, description="pretrained (weights/ARCH.safetensors, else timm's), scratch, or a local file"
+        None, description="pretrained (weights/ARCH.safetensors, else timm's), scratch, hf-hub:NAME, or a local file"
     )
     drop_rate: float = Field(0.2, ge=0, le=1, description='Dropout before the classifier; not in the paper')
     prior_bias: bool | None = Field(
@@ -393,7 +393,7 @@ def _check_together(
     p: dict,  # All parameters with their values
 ):
     "`ValueError` for values that do not fit together"
-    check_arch(p['arch'], p['size'])
+    check_arch(p['arch'], p['size'], p['weights'], p['mean'], p['std'])
     if p['bs'] != 'auto' and p['bs'] % p['processes']:
         raise ValueError(f"parameter 'bs' is {p['bs']}; it must be a multiple of processes={p['processes']}")
     if p['data'] != 'phantom' and not p['root']:
@@ -426,8 +426,9 @@ class _Checks(BaseModel):
     @field_validator('weights', check_fields=False)
     @classmethod
     def _weights_exist(cls, value):
-        if value not in (None, 'pretrained', 'scratch') and not Path(value).expanduser().is_file():
-            raise ValueError('pretrained, scratch, or a file that exists')
+        named = value in (None, 'pretrained', 'scratch') or value.startswith('hf-hub:')
+        if not named and not Path(value).expanduser().is_file():
+            raise ValueError('pretrained, scratch, hf-hub:NAME, or a file that exists')
         return value
 
 

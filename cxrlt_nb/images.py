@@ -12,6 +12,7 @@ import io
 import os
 import re
 import stat
+import struct
 import warnings
 from pathlib import Path
 from threading import Lock
@@ -248,6 +249,38 @@ def _check_dicom(
         )
 
 
+# %% ../nbs/00a_images.ipynb #4bbf4746
+#: Second bytes of the JPEG and JPEG-LS markers that state a size: start of frame, without the three of other meaning.
+_STARTS_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+
+
+def _frame_size(
+    frame: bytes,  # A compressed frame
+) -> tuple[int, int] | None:  # Width and height; None if it is of another kind
+    "The size that a frame of JPEG 2000, JPEG or JPEG-LS states"
+    if (start := frame.find(b'\xff\x4f\xff\x51')) >= 0:
+        right, bottom, left, top = struct.unpack_from('>4I', frame, start + 8)
+        return right - left, bottom - top
+    at = 2
+    while frame[:2] == b'\xff\xd8' and at + 9 <= len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] in _STARTS_OF_FRAME:
+            height, width = struct.unpack_from('>HH', frame, at + 5)
+            return width, height
+        at += 2 + struct.unpack_from('>H', frame, at + 2)[0]
+    return None
+
+
+def _check_frame(
+    ds: 'Dataset',  # A compressed file
+):
+    "Refuse a file whose frame has another size than the file declares"
+    from pydicom.encaps import get_frame
+
+    size = _frame_size(get_frame(ds.PixelData, 0, number_of_frames=1))
+    if size not in (None, (ds.Columns, ds.Rows)):
+        raise _Refused(f'of {ds.Columns:,}×{ds.Rows:,} pixels whose frame has {size[0]:,}×{size[1]:,}')
+
+
 # %% ../nbs/00a_images.ipynb #c8471084
 def _stored_pixels(
     ds: 'Dataset',  # A file that has passed `_check_dicom`
@@ -265,7 +298,11 @@ def _stored_pixels(
     if not available:
         raise _Refused(f"in {name}, whose decoder is missing: pip install 'cxrlt_nb[dicom]'")
     try:
+        if syntax.is_encapsulated:
+            _check_frame(ds)
         pixels = np.asarray(ds.pixel_array)
+    except _Refused:
+        raise
     except Exception:
         hint = '; 12 bits need the package pylibjpeg-libjpeg (GPL)' if syntax == JPEGExtended12Bit else ''
         raise _Refused(f'whose pixels cannot be decoded: {name}{hint}') from None

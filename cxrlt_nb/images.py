@@ -422,18 +422,23 @@ def _decode_dicom(
 
 
 def decode_gray(
-    data: bytes,  # Contents of a JPEG, PNG, TIFF or DICOM file
+    image: bytes | str | Path,  # A JPEG, PNG, TIFF or DICOM file, or its contents
     size: int | None = None,  # Decode a JPEG at the smallest scale with both sides at least this; None: full size
     dicom: str = 'view',  # How DICOM becomes gray: "view" (windows, as a viewer shows it) or "mimic" (MIMIC-CXR-JPG)
     any_modality: bool = False,  # Read DICOM files that are not declared as radiographs?
 ) -> tuple[np.ndarray, int, int]:  # Gray `(H,W)` uint8, width and height of the original
-    "Decode a radiograph; `ValueError` says why an image cannot be used"
+    "Decode a radiograph; `ValueError` says why an image cannot be used, and names the file"
     if dicom not in _CONVERSIONS:
         raise ValueError(f'dicom is {dicom!r}; it must be one of {", ".join(_CONVERSIONS)}')
-    if not data:
+    if not isinstance(image, bytes):
+        try:
+            return decode_gray(image_bytes(image), size, dicom, any_modality)
+        except (ImportError, OSError, ValueError) as e:
+            raise type(e)(f'{image}: {e}') from None
+    if not image:
         raise ValueError('the file is empty')
-    if (kind := _kind(data[:132])) is None:
+    if (kind := _kind(image[:132])) is None:
         raise ValueError(f'not an image ({", ".join(IMAGE_KINDS)})')
     if kind == 'DICOM':
-        return _decode_dicom(data, dicom, any_modality)
-    return _decode_plain(data, kind, size)
+        return _decode_dicom(image, dicom, any_modality)
+    return _decode_plain(image, kind, size)

@@ -28,10 +28,12 @@ import random
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -268,6 +270,37 @@ def _history_line(
 
 
 # %% ../nbs/04d_learner.ipynb #816ea4ee
+def _n_bytes(
+    state: Any,  # Tensors in dicts and lists
+) -> int:
+    "Bytes of all tensors, which is nearly the size of the file that holds them"
+    if torch.is_tensor(state):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return sum(_n_bytes(o) for o in parts)
+
+
+def _read_checkpoint(
+    file: Path,  # A checkpoint
+) -> dict:  # From `_training_state`
+    "Read a checkpoint without executing code; `ValueError` with advice if it is damaged"
+    try:
+        with zipfile.ZipFile(file) as parts:  # torch does not compare the checksums that it writes
+            if wrong := parts.testzip():
+                raise ValueError(f'the checksum of {wrong} differs')
+        state = torch.load(file, weights_only=True, map_location='cpu')
+        if missing := {'model', 'opt', 'history', 'epoch', 'smooth_loss'} - set(state):
+            raise ValueError(f'it lacks {", ".join(sorted(missing))}')
+    except Exception as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise ValueError(
+            f'{file} is damaged ({reason}), so this training cannot be resumed. Restore the file from a copy, '
+            'or delete it: the same command then starts from the first epoch'
+        ) from None
+    return state
+
+
+# %% ../nbs/04d_learner.ipynb #88f50b1e
 class Checkpoint(Callback):
     "Save a checkpoint and a row of history after each epoch; resume from the last one"
 
@@ -281,10 +314,10 @@ class Checkpoint(Callback):
         self.file, self.table, self.say = Path(folder) / 'checkpoint.pt', Path(folder) / 'history.csv', say
 
     def saved(self) -> dict | None:
-        return torch.load(self.file, weights_only=True, map_location='cpu') if self.file.exists() else None
+        return _read_checkpoint(self.file) if self.file.exists() else None
 
     def save(self, state: dict):
-        with write_atomically(self.file) as tmp:
+        with write_atomically(self.file, _n_bytes(state)) as tmp:
             torch.save(state, tmp)
 
     def before_fit(self):
@@ -296,16 +329,31 @@ class Checkpoint(Callback):
             self.say(f'resuming after epoch {self.first} of {self.n_epoch}{more}')
 
     def before_train(self):
-        self.start = time.perf_counter()
+        self.start, self.losses = time.perf_counter(), []
         self.learn.train_iter = self.epoch * len(self.dls.train)  # a resumed log continues where it was
+
+    def after_loss(self):
+        if not self.training:
+            return
+        self.losses.append(self.loss.detach())
+        if self.loss.device.type == 'cpu' or len(self.losses) == 16:  # a GPU would have to wait for each value
+            self._check_losses(self.iter)
+
+    def _check_losses(self, last):
+        first, values = last + 1 - len(self.losses), [float(o) for o in self.losses]
+        self.losses = []
+        for batch, loss in enumerate(values, first):
+            if not math.isfinite(loss):
+                lr, epoch = self.opt.hypers[-1]['lr'], self.epoch + 1
+                raise FloatingPointError(
+                    f'the loss is {loss} in epoch {epoch}, batch {batch + 1} of {self.n_iter}, at a learning rate of '
+                    f'{lr:.3g}: training diverged; try a smaller lr'
+                )
 
     def after_train(self):
         images = self.dls.train.bs * len(self.dls.train) * max(1, num_distrib())
         self.images_per_s = images / (time.perf_counter() - self.start)
-        loss = float(self.smooth_loss)
-        if not math.isfinite(loss):
-            epoch = self.epoch + 1
-            raise FloatingPointError(f'the loss is {loss} in epoch {epoch}: training diverged; try a smaller lr')
+        self._check_losses(self.n_iter - 1)
 
     def after_epoch(self):
         if self.epoch < self.first or rank_distrib():

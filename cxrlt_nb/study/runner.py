@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from ..files import read_json, write_atomically, write_json
+from ..files import _is_private, read_json, write_atomically, write_json
 
 
 # %% ../../nbs/study/00_runner.ipynb #1814b968
@@ -90,7 +90,10 @@ def _note_peak(
     "Write the peak memory of the processes started here, in bytes, to `memory.json`"
     file = folder / 'memory.json'
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    earlier = read_json(file)['peak_memory'] if file.exists() else 0
+    try:
+        earlier = int(read_json(file)['peak_memory'])
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged: only this part is known
+        earlier = 0
     write_json(file, dict(peak_memory=max(peak, earlier)))
 
 
@@ -128,18 +131,23 @@ def run_notebook(
 ):
     "Run or resume a notebook; `RuntimeError` names notebook, cell and error; `ValueError` if devices are too few"
     notebook, folder = Path(notebook), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a training opens it if its data are public
+    copy, env = folder / 'unfinished.ipynb', {}
+    for place in (copy, folder / 'notebook.ipynb'):
+        if place.is_dir():
+            raise ValueError(f'{place} is a folder, so the notebook cannot be written. Remove it')
     if 'out' in papermill.inspect_notebook(notebook):
         parameters = parameters | dict(out=str(folder))
     with FileLock(folder / 'lock').acquire(poll_interval=1.0):
         pass  # another process has finished with this folder
-    copy, env = folder / 'unfinished.ipynb', {}
     if parameters.get('threads'):
         env = dict.fromkeys(('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS'), str(parameters['threads']))
     with _hold_devices(devices, parameters.get('processes', 1), folder.parent) as mine:
         if mine:
             env['CUDA_VISIBLE_DEVICES'] = ','.join(mine)
         error = _execute(notebook, copy, parameters, env)
+    if _is_private(folder) and copy.exists():
+        copy.chmod(0o600)
     if error:
         where = f'{folder.name}: {notebook.name} failed in {_stopped_at(copy)}'
         raise RuntimeError(f'{where}: {error}\nThe notebook up to there: {copy}')
@@ -203,5 +211,5 @@ def _main(
     "Run NOTEBOOK in FOLDER, or resume it"
     try:
         run_notebook(notebook, folder, json.loads(parameters), [o for o in devices.split(',') if o])
-    except (RuntimeError, ValueError) as e:
+    except (OSError, RuntimeError, ValueError) as e:
         raise CliError(str(e)) from None

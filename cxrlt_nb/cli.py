@@ -210,7 +210,7 @@ def _sweep(args: argparse.Namespace):
     gpu = torch.cuda.is_available()
     jobs = args.jobs or (1 if gpu else len(os.sched_getaffinity(0)))
     given = {name: (dict() if gpu else dict(threads=1)) | p for name, p in add_sweep(args.file).items()}
-    for name, parameters in given.items():
+    for parameters in given.values():
         TrainConfig(**parameters).resolve()
     place = home() / 'runs/sweeps' / args.file.stem
     at = {name: place / folder for name, folder in folders(given, _notebook()).items()}

@@ -39,6 +39,7 @@ from .learner import CALLBACKS
 from .losses import LOSSES
 from .metrics import METRICS
 from .models import check_arch
+from .table import UNCERTAIN
 
 # %% ../nbs/05a_config.ipynb #6176732b
 #: Parameters in which every preset follows the paper unless it says otherwise.
@@ -248,11 +249,17 @@ class _Preset(BaseModel):
 
 class _Data(BaseModel):
     data: str = Field(
-        'phantom', description='phantom, nih (ChestX-ray14), cxrlt (MIMIC-CXR-JPG, CXR-LT labels) or csv (any table)'
+        'phantom',
+        description='phantom, nih, cxrlt, csv (any table), chexpert, padchest, vindr, openi, rsna, or package.module:reader',
     )
     root: str = Field('', description='Folder of the release, or the table; if empty, a phantom is drawn')
     columns: str = Field('', description='csv: the names of its columns, where they are unusual')
     labels: str = Field('', description='Findings to learn, separated by ";"; all if empty')
+    uncertain: str | None = Field(
+        None,
+        description='What a label of -1 becomes: ignore, zero or one (empty cells are unknown); None: both are refused',
+    )
+    allow_leaks: bool = Field(False, description='Accept splits that share patients, studies or images')
     images: int | None = Field(
         None, ge=1, le=2**63 - 1, description='Training images, whole patients; None: what the budget buys'
     )
@@ -369,6 +376,7 @@ class _Machine(BaseModel):
 #: Parameters whose value is a registered name.
 _REGISTRIES: dict[str, Collection[str]] = dict(
     data=DATASETS,
+    uncertain=UNCERTAIN,
     resize=RESIZE_RULES,
     augment=AUGMENTATIONS,
     loss=LOSSES,
@@ -450,7 +458,7 @@ class _Checks(BaseModel):
         several = info.field_name in _SEVERAL
         known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
         for name in split_names(value) if several else [value]:
-            elsewhere = several and ':' in name
+            elsewhere = (several or info.field_name == 'data') and ':' in name
             if name is not None and name not in known and not elsewhere:
                 raise ValueError(_one_of(name, known))
         return value

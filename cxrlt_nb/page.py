@@ -100,7 +100,8 @@ def _card(
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem; }
-form { position: sticky; top: 0; background: Canvas; padding: .6rem 0; display: flex; gap: 1rem; flex-wrap: wrap; z-index: 1; }
+form { position: sticky; top: 0; z-index: 1; background: Canvas; padding: .6rem 0; }
+form { display: flex; gap: 1rem; flex-wrap: wrap; }
 main { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
 article { border: 1px solid GrayText; border-radius: 6px; padding: .7rem; min-width: 0; }
 main:not(.all) tbody tr:not(.present):nth-child(n+9) { display: none; }
@@ -109,17 +110,20 @@ h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 .picture img { position: absolute; inset: 0; width: 100%; height: 100%; }
 .map { display: none; }
 table { border-collapse: collapse; width: 100%; font-size: .82rem; margin-top: .5rem; }
-th, td { text-align: right; padding: .15rem .3rem; border-bottom: 1px solid color-mix(in srgb, GrayText 40%, transparent); }
+th, td { text-align: right; padding: .15rem .3rem; border-bottom: 1px solid; }
+th, td { border-color: color-mix(in srgb, GrayText 40%, transparent); }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 .present td { font-weight: 600; }
 """
 _SCRIPT = """
-const sort = document.getElementById('sort'), map = document.getElementById('map'), main = document.querySelector('main');
-const value = (o) => Math.max(...(sort.value === 'any' ? Object.values(o.dataset) : [o.dataset['p' + sort.value]]).map(Number));
+const [sort, map, all] = ['sort', 'map', 'all'].map((id) => document.getElementById(id));
+const main = document.querySelector('main');
+const chosen = (o) => (sort.value === 'any' ? Object.values(o.dataset) : [o.dataset['p' + sort.value]]);
+const value = (o) => Math.max(...chosen(o).map(Number));
 sort.onchange = () => main.append(...[...main.children].sort((a, b) => value(b) - value(a)));
-document.getElementById('all').onchange = (e) => main.classList.toggle('all', e.target.checked);
-const show = () => document.querySelectorAll('.map').forEach((o) => { o.style.display = o.dataset.map === map?.value ? 'block' : 'none'; });
-map?.addEventListener('change', show);
+all.onchange = () => main.classList.toggle('all', all.checked);
+const show = (o) => { o.style.display = o.dataset.map === map.value ? 'block' : 'none'; };
+map?.addEventListener('change', () => document.querySelectorAll('.map').forEach(show));
 """
 
 

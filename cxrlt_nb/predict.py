@@ -181,8 +181,9 @@ def run_table(
 ) -> StudyTable:
     "The table that a run was trained on; `ValueError` if the folder now contains other rows"
     load_plugins(run.p.get('plugins', ''))
-    root = root or run.p.root
-    table = read_source(run.p.data, root, run.p.split_seed, run.labels, run.p.get('columns', ''))
+    p, root = run.p, root or run.p.root
+    asked = run.labels, p.get('columns', ''), p.get('uncertain') or '', p.get('allow_leaks', False)
+    table = read_source(p.data, root, p.split_seed, *asked)
     found, expected = table.record()['fingerprint'], run.record['data']['fingerprint']
     if found != expected:
         raise ValueError(f'{root} has the fingerprint {found}; {run.name} was trained on {expected}')

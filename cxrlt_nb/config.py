@@ -250,14 +250,14 @@ class _Preset(BaseModel):
 class _Data(BaseModel):
     data: str = Field(
         'phantom',
-        description='phantom, nih, cxrlt, csv (any table), chexpert, padchest, vindr, openi, rsna, or package.module:reader',
+        description='phantom, nih, cxrlt, csv (any table), another public set, or package.module:reader',
     )
     root: str = Field('', description='Folder of the release, or the table; if empty, a phantom is drawn')
     columns: str = Field('', description='csv: the names of its columns, where they are unusual')
     labels: str = Field('', description='Findings to learn, separated by ";"; all if empty')
     uncertain: str | None = Field(
         None,
-        description='What a label of -1 becomes: ignore, zero or one (empty cells are unknown); None: both are refused',
+        description='What -1 becomes: ignore, zero or one (an empty cell is unknown); None: refuse both',
     )
     allow_leaks: bool = Field(False, description='Accept splits that share patients, studies or images')
     images: int | None = Field(
@@ -324,7 +324,7 @@ class _Model(BaseModel):
         None, description="timm's or a chest model; the paper's: tf_efficientnetv2_s, convnext_tiny, convnext_small"
     )
     weights: str | None = Field(
-        None, description="pretrained (weights/ARCH.safetensors, else timm's), scratch, hf-hub:NAME, or a local file"
+        None, description="pretrained (weights/ARCH.safetensors, else timm's), scratch, hf-hub:NAME, or a file"
     )
     drop_rate: float = Field(0.2, ge=0, lt=1, description='Dropout before the classifier; not in the paper')
     prior_bias: bool | None = Field(

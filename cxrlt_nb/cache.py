@@ -145,7 +145,7 @@ def _find_jpegs(
 
 
 # %% ../nbs/02_cache.ipynb #8d958d20
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=10_000)
 def _checksum(
     file: Path,  # A part
     size: int,  # Its size in bytes
@@ -477,7 +477,8 @@ def _check_complete(
         raise ValueError(f'{why}, and cannot be written; give another folder')
     if n := len(_outdated(ImageCache(folder), df, pool)):
         raise ValueError(
-            f'{folder} cannot be written, and {n} of {len(df)} images are not in it or have changed; give another folder'
+            f'{folder} cannot be written, and {n} of {len(df)} images are not in it or have changed; '
+            'give another folder'
         )
 
 

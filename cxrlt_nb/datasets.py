@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .folds import _describe_split, _split_rest, split_721
+from .images import IMAGE_KINDS
 from .public import _PUBLIC
 from .reading import _join_paths, _numbers, _open_csv, _parse_csv, _plain_ids, _read_csv, _read_text, _years
 from .table import KEYS, LABELS, SPLITS, StudyTable, _check_labels, check_table
@@ -322,7 +323,7 @@ def _find_usual(
 
 
 # %% ../nbs/00b_datasets.ipynb #2d962edc
-_SUFFIXES = {'.jpg', '.jpeg', '.png'}
+_SUFFIXES = {suffix for suffixes in IMAGE_KINDS.values() for suffix in suffixes}
 
 
 def _find_images(

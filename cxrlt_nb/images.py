@@ -203,11 +203,11 @@ def _read_dicom(
         raise ImportError("a DICOM file needs a package: pip install 'cxrlt_nb[dicom]'") from e
     if _DEFLATED in data[:2000]:  # pydicom would inflate any amount into memory
         raise _Refused('deflated; convert it to another transfer syntax')
-    with _LOCK, warnings.catch_warnings():  # A warning would quote the file; filters are shared by all threads
+    # Warnings and log would quote the file. Both switches are shared by all threads.
+    with _LOCK, pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.filterwarnings('ignore', module=r'pydicom\.')
         ds = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_ELEMENTS)
-        for element in ds:
-            element.value  # pydicom converts a value when it is used for the first time
+        list(ds)  # pydicom converts a value when it is used for the first time
     if 'TransferSyntaxUID' not in ds.file_meta:
         implicit, little = ds.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
@@ -218,7 +218,7 @@ def _read_dicom(
 # %% ../nbs/00a_images.ipynb #b8036bf9
 #: Values of Modality that are read; others only if asked for.
 _RADIOGRAPHS = ('CR', 'DX', 'DR', 'RG')
-_REQUIRED = ('Rows', 'Columns', 'PhotometricInterpretation', 'BitsAllocated', 'BitsStored', 'PixelRepresentation')
+_NUMBERS = ('Rows', 'Columns', 'BitsAllocated', 'BitsStored', 'PixelRepresentation')
 
 
 def _check_dicom(
@@ -228,20 +228,21 @@ def _check_dicom(
     "Refuse a file if there are no pixels, several frames, colours, odd depths, or it is no radiograph for viewing"
     if 'PixelData' not in ds:
         raise _Refused('without pixels, or cut off before their end')
-    if lacks := [o for o in _REQUIRED if ds.get(o) is None]:
+    if lacks := [o for o in _NUMBERS if not isinstance(ds.get(o), int)]:
         raise _Refused(f'without {", ".join(lacks)}')
     if (frames := int(ds.get('NumberOfFrames') or 1)) != 1:
         raise _Refused(f'with {frames} frames; a radiograph has one')
-    if ds.get('SamplesPerPixel', 1) != 1 or ds.PhotometricInterpretation not in ('MONOCHROME1', 'MONOCHROME2'):
+    if ds.get('SamplesPerPixel', 1) != 1 or ds.get('PhotometricInterpretation') not in ('MONOCHROME1', 'MONOCHROME2'):
         raise _Refused('with colours; a radiograph is gray')
     if ds.BitsAllocated not in (8, 16) or not 1 <= ds.BitsStored <= ds.BitsAllocated:
         raise _Refused(f'with {ds.BitsStored} of {ds.BitsAllocated} bits; 8 to 16 can be read')
     _check_pixels(ds.Columns, ds.Rows)
     if any_modality:
         return
-    if (modality := str(ds.get('Modality') or 'none')[:16]) not in _RADIOGRAPHS:
+    if (modality := ds.get('Modality')) not in _RADIOGRAPHS:
+        shown = modality if re.fullmatch('[A-Z]{2,3}', str(modality)) else 'unknown'  # It may be anything
         raise _Refused(
-            f'of modality {modality}, not a radiograph ({", ".join(_RADIOGRAPHS)}); any_modality reads it all the same'
+            f'of modality {shown}, not a radiograph ({", ".join(_RADIOGRAPHS)}); any_modality reads it all the same'
         )
     if ds.get('PresentationIntentType') == 'FOR PROCESSING':
         raise _Refused(

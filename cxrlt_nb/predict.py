@@ -18,6 +18,7 @@ __all__ = [
 
 # %% ../nbs/06a_predict.ipynb #3dad083a
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -29,11 +30,12 @@ from fastai.torch_core import default_device
 from fastcore.basics import AttrDict
 from torch import nn
 
-from .cache import ImageCache, build_cache, cache_folder
+from .cache import ImageCache, _Unreadable, build_cache, cache_folder
 from .config import load_plugins
 from .datasets import read_source
 from .ensemble import MEANS, mean_ensemble
 from .files import home
+from .images import IMAGE_KINDS, find_images
 from .metrics import focal_posterior
 from .models import create_model, load_weights
 from .runs import check_comparable, open_run, read_predictions, save_predictions
@@ -104,30 +106,40 @@ def posterior(
 
 # %% ../nbs/06a_predict.ipynb #6c74acd7
 def _read_images(
-    path: Path,  # A csv file, or a folder
+    path: Path,  # A csv file, an image, or a folder
 ) -> pd.DataFrame | list[Path]:  # Its rows, or its images
-    "The images of a csv file or of a folder"
-    if path.is_dir():
-        return sorted(o for o in path.rglob('*') if o.suffix.lower() in ('.jpg', '.jpeg', '.png'))
-    if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such folder or csv file')
-    df = pd.read_csv(path, dtype='str').rename(columns=dict(dicom_id='image_id', fpath='path'))
-    return df.assign(path=[str(path.parent / o) for o in df.path]) if 'path' in df else df
+    "The images of a csv file or of a folder, or one image"
+    found, others = find_images(path)
+    if not found and path.is_file():
+        df = pd.read_csv(path, dtype='str').rename(columns=dict(dicom_id='image_id', fpath='path'))
+        return df.assign(path=[str(path.parent / o) for o in df.path]) if 'path' in df else df
+    if others:
+        first = ', '.join(o.relative_to(path).as_posix() for o in others[:5])
+        warnings.warn(f'{path}: {len(others)} files are no images and are left out: {first}', stacklevel=4)
+    return found
+
+
+def _image_id(
+    path: str | Path,  # An image file
+) -> str:
+    "The name of a file without the suffix of an image; a DICOM file may have a name full of dots"
+    name = Path(path)
+    return name.stem if name.suffix.lower() in sum(IMAGE_KINDS.values(), ()) else name.name
 
 
 def image_table(
-    images,  # A frame with image_id and path, files, a folder, or a csv file
+    images,  # A frame with image_id and path, files, a folder, one image, or a csv file
 ) -> pd.DataFrame:  # image_id and path of each image
     "The images to predict; `ValueError` if there is none, or if two have the same id"
     if isinstance(images, (str, Path)):
         images = _read_images(Path(images))
     if not isinstance(images, pd.DataFrame):
-        rows = [dict(image_id=Path(o).stem, path=str(o)) for o in images]
+        rows = [dict(image_id=_image_id(o), path=str(o)) for o in images]
         images = pd.DataFrame(rows, columns=['image_id', 'path'])
     if lacks := [o for o in ('image_id', 'path') if o not in images]:
         raise ValueError(f'the table of images has no column {lacks}; it has {list(images)[:8]}')
     if not len(images):
-        raise ValueError('no image is given; give one or more .jpg, .jpeg or .png files')
+        raise ValueError(f'no image is given; give one or more files: {", ".join(IMAGE_KINDS)}')
     if (twice := images.image_id.duplicated(keep=False)).any():
         name, paths = images.image_id[twice].iloc[0], images.path[twice].tolist()[:2]
         raise ValueError(f'{paths} have the same image id {name!r}; give a table with one id per image')
@@ -143,9 +155,27 @@ def _describe(
     return dict(run=run.name, size=run.p.size, weights=weights)
 
 
+def _small_images(
+    table: pd.DataFrame,  # image_id and path
+    folder: Path,  # Folder of caches
+    p: dict,  # Parameters of a run
+    skip_unreadable: bool,  # Leave out what cannot be read?
+    **options,  # `dicom` and `any_modality` of `decode_gray`
+) -> tuple[ImageCache, dict[str, str]]:  # The images at the run's size; path → reason of those left out
+    "Cache the images to predict; `ValueError` if one cannot be read, or none"
+    place = folder / '-'.join([f'{p.size}px', p.resize, *(o for o in [options['dicom']] if o != 'view')])
+    try:
+        return build_cache(table, place, p.size, p.resize, **options), {}
+    except _Unreadable as e:
+        if not skip_unreadable or len(e.reasons) == len(table):
+            raise ValueError(f'{e}; skip_unreadable leaves such images out') from None
+        readable = table[~table.image_id.isin(list(e.reasons))]
+        return build_cache(readable, place, p.size, p.resize, **options), dict(e.reasons.values())
+
+
 def predict_images(
     runs: Iterable[str | Path],  # Folders of finished runs
-    images,  # A frame with image_id and path, files, a folder, or a csv file
+    images,  # A frame with image_id and path, files, a folder, one image, or a csv file
     tta: bool = True,  # Average image and mirror?
     how: str = 'prob',  # Mean over runs: "prob" (the paper), "logit" or "rank"
     tta_how: str = 'prob',  # Mean of image and mirror, likewise
@@ -153,6 +183,9 @@ def predict_images(
     cache: str | Path | None = None,  # Folder that keeps the small images; a temporary one if None
     bs: int = 64,  # Images per batch
     device=None,  # A torch device; fastai's default if None
+    skip_unreadable: bool = False,  # Leave out images that cannot be read, and list them in `.attrs`?
+    dicom: str = 'view',  # How DICOM becomes gray: "view" or "mimic", see `decode_gray`
+    any_modality: bool = False,  # Read DICOM files that are not declared as radiographs?
 ) -> pd.DataFrame:  # One row per image, in their order; `.attrs` says how it was made
     "Mean prediction of several runs for new images (§3.5, Figure 4); `ValueError` if runs or images do not fit"
     for o in (how, tta_how):
@@ -160,10 +193,13 @@ def predict_images(
             raise ValueError(f'how is {o!r}; it must be one of {", ".join(MEANS)}')
     opened, table, frames = [open_model(o) for o in runs], image_table(images), {}
     check_comparable(opened, same=_SAME, results=False)
+    options = dict(skip_unreadable=skip_unreadable, dicom=dicom, any_modality=any_modality)
     with tempfile.TemporaryDirectory() as tmp:
-        for k, run in enumerate(opened):
+        stores = [_small_images(table, Path(cache or tmp), o.p, **options) for o in opened]
+        left_out = stores[0][1] if stores else {}
+        table = table[~table.path.isin(list(left_out))]
+        for k, (run, (store, _)) in enumerate(zip(opened, stores)):
             p = run.p
-            store = build_cache(table, Path(cache or tmp) / f'{p.size}px-{p.resize}', p.size, p.resize)
             seen = infer(run.model, store, table.image_id, p.mean, p.std, tta, bs, device)
             if calibrate:
                 seen = posterior(seen, p)
@@ -171,6 +207,7 @@ def predict_images(
             frames[f'{k} {run.name}'] = mean_ensemble(views, tta_how)
     out, made_by = mean_ensemble(frames, how), [_describe(o) for o in opened]
     out.attrs = dict(runs=made_by, images=len(out), tta=tta_how if tta else None, how=how, calibrated=calibrate)
+    out.attrs |= dict(dicom=dicom, left_out=left_out)
     return out
 
 

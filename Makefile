@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Keep compiled modules: without them every kernel compiles thousands of files again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help train study study-extended results results-extended real test test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
+.PHONY: help train study study-extended results results-extended real test test-own-data test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
 .PHONY: format lint export lock ensemble-report leakage-study
 
 help:  ## List the commands
@@ -21,6 +21,9 @@ test: export OMP_NUM_THREADS := 1
 test: .venv/ready  ## Run every notebook's tests, then pytest, two processes at a time (6 minutes on two cores)
 	$(BIN)/nbdev_test --n-workers 2
 	$(BIN)/pytest --numprocesses 2 --dist loadscope
+
+test-own-data: .venv/ready  ## Run the page “Your own data in ten minutes” from its text, and train on incomplete labels
+	$(BIN)/pytest tests/own_data.py
 
 test-kill: .venv/ready  ## Interrupt caching and training at twelve random moments; each must resume
 	$(BIN)/python tests/kill.py

@@ -198,6 +198,8 @@ def _finish(
         df['split'], splits = _split_rest(df, labels, is_test, test, seed, where=root.name)
     else:
         df['split'], splits = _split_release(df, labels, seed, where=root.name)
+    if 'patients' in notes:
+        splits += f'; patients are {notes["patients"]}'
     notes |= dict(label_rule=_RULES[name]) | (dict(uncertain=uncertain) if uncertain else {})
     return StudyTable(df, labels, name, root, credentialed=credentialed, splits=splits, notes=notes)
 

@@ -16,7 +16,7 @@ from cxrlt_nb.datasets import CREDENTIALED, read_source
 from cxrlt_nb.table import UNCERTAIN, check_table
 
 LABELS = ['Edema', 'Mass']
-SLOW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 # What a cell may hold, apart from what it should
 ODD = [
     '',

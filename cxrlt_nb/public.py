@@ -313,7 +313,7 @@ def _vindr_split(
     split: str,  # "train" or "test"; also the folder of its images
     uncertain: str,  # A key of `UNCERTAIN`, or nothing
 ) -> pd.DataFrame:  # One row per image: image_id, path, split and labels, -1 where readers disagree
-    "One split of VinDr-CXR; `ValueError` names the file, and a label on which readers disagree if `uncertain` is not set"
+    "One split of VinDr-CXR; `ValueError` if readers disagree and `uncertain` is empty"
     label_map = LABEL_MAP['vindr']
     marks = _vindr_marks(file, [o for theirs in label_map.values() for o in theirs])
     used = set(marks.class_name.dropna())

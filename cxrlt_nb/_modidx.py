@@ -289,6 +289,7 @@ d = {
         'cxrlt_nb.datasets': {
             'cxrlt_nb.datasets._add_patients': ('datasets.html#_add_patients', 'cxrlt_nb/datasets.py'),
             'cxrlt_nb.datasets._add_sizes': ('datasets.html#_add_sizes', 'cxrlt_nb/datasets.py'),
+            'cxrlt_nb.datasets._check_almost_marked': ('datasets.html#_check_almost_marked', 'cxrlt_nb/datasets.py'),
             'cxrlt_nb.datasets._check_leaks': ('datasets.html#_check_leaks', 'cxrlt_nb/datasets.py'),
             'cxrlt_nb.datasets._count_leaks': ('datasets.html#_count_leaks', 'cxrlt_nb/datasets.py'),
             'cxrlt_nb.datasets._find_images': ('datasets.html#_find_images', 'cxrlt_nb/datasets.py'),
@@ -443,10 +444,10 @@ d = {
         'cxrlt_nb.folds': {
             'cxrlt_nb.folds._by_index': ('folds.html#_by_index', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds._check_whole': ('folds.html#_check_whole', 'cxrlt_nb/folds.py'),
-            'cxrlt_nb.folds._describe_split': ('folds.html#_describe_split', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds._group_codes': ('folds.html#_group_codes', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds._label_matrix': ('folds.html#_label_matrix', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds._place': ('folds.html#_place', 'cxrlt_nb/folds.py'),
+            'cxrlt_nb.folds._split_release': ('folds.html#_split_release', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds._split_rest': ('folds.html#_split_rest', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds.align_rows': ('folds.html#align_rows', 'cxrlt_nb/folds.py'),
             'cxrlt_nb.folds.assign': ('folds.html#assign', 'cxrlt_nb/folds.py'),
@@ -1100,6 +1101,7 @@ d = {
             'cxrlt_nb.public._read_vindr': ('public.html#_read_vindr', 'cxrlt_nb/public.py'),
             'cxrlt_nb.public._suffix': ('public.html#_suffix', 'cxrlt_nb/public.py'),
             'cxrlt_nb.public._vindr_marks': ('public.html#_vindr_marks', 'cxrlt_nb/public.py'),
+            'cxrlt_nb.public._vindr_split': ('public.html#_vindr_split', 'cxrlt_nb/public.py'),
         },
         'cxrlt_nb.reading': {
             'cxrlt_nb.reading._check_case': ('reading.html#_check_case', 'cxrlt_nb/reading.py'),
@@ -1113,6 +1115,8 @@ d = {
             'cxrlt_nb.reading._read_bytes': ('reading.html#_read_bytes', 'cxrlt_nb/reading.py'),
             'cxrlt_nb.reading._read_csv': ('reading.html#_read_csv', 'cxrlt_nb/reading.py'),
             'cxrlt_nb.reading._read_text': ('reading.html#_read_text', 'cxrlt_nb/reading.py'),
+            'cxrlt_nb.reading._show_names': ('reading.html#_show_names', 'cxrlt_nb/reading.py'),
+            'cxrlt_nb.reading._show_value': ('reading.html#_show_value', 'cxrlt_nb/reading.py'),
             'cxrlt_nb.reading._years': ('reading.html#_years', 'cxrlt_nb/reading.py'),
         },
         'cxrlt_nb.runs': {
@@ -1236,8 +1240,8 @@ d = {
             'cxrlt_nb.table._message': ('table.html#_message', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._name_row': ('table.html#_name_row', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._number': ('table.html#_number', 'cxrlt_nb/table.py'),
+            'cxrlt_nb.table._rule': ('table.html#_rule', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._settle_uncertain': ('table.html#_settle_uncertain', 'cxrlt_nb/table.py'),
-            'cxrlt_nb.table._show_value': ('table.html#_show_value', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._table_schema': ('table.html#_table_schema', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._text': ('table.html#_text', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table.check_table': ('table.html#check_table', 'cxrlt_nb/table.py'),

@@ -20,10 +20,21 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from .folds import _describe_split, _split_rest, split_721
+from .folds import _split_release, _split_rest
 from .images import IMAGE_KINDS
 from .public import _PUBLIC
-from .reading import _join_paths, _numbers, _open_csv, _parse_csv, _plain_ids, _read_csv, _read_text, _years
+from cxrlt_nb.reading import (
+    _join_paths,
+    _numbers,
+    _open_csv,
+    _parse_csv,
+    _plain_ids,
+    _read_csv,
+    _read_text,
+    _show_names,
+    _show_value,
+    _years,
+)
 from .table import KEYS, LABELS, SPLITS, StudyTable, _check_labels, check_table
 
 # %% ../nbs/00b_datasets.ipynb #6175cbce
@@ -142,7 +153,7 @@ def read_cxrlt(
     df = check_table(_add_sizes(df, root), labels, where=root.name, uncertain=uncertain)
     splits = 'release'
     if set(files) == {'train'}:
-        df['split'], splits = split_721(df, labels, seed=seed), _describe_split(seed)
+        df['split'], splits = _split_release(df, labels, seed, where=f'{root.name}/{files["train"]}')
     phantom = _is_phantom(root, df.patient_id)
     source = 'phantom' if phantom else 'cxrlt'
     return StudyTable(df, labels, source, root, credentialed=not phantom, splits=splits)
@@ -189,7 +200,8 @@ def _nih_targets(
     for label in [o for o in targets if o not in _NIH_LABELS]:
         file, row = targets.index[targets[label].to_numpy().argmax()]
         raise ValueError(
-            f"{file}, row {row}, column 'Finding Labels': unknown label {label!r}; known labels: {', '.join(_NIH_LABELS)}"
+            f"{file}, row {row}, column 'Finding Labels': unknown label {label!r}; "
+            f'known labels: {", ".join(_NIH_LABELS)}'
         )
     targets = targets.reindex(columns=list(_NIH_LABELS), fill_value=0).rename(columns=_NIH_LABELS)
     count = targets.sum(axis=1).to_numpy()
@@ -212,7 +224,7 @@ def _nih_split(
 ) -> tuple[np.ndarray, str]:  # Split of each row; who made it
     "The official test list if there is one, otherwise 7:1:2 by patient (§4.1)"
     if root is None or not (root / 'test_list.txt').is_file():
-        return split_721(df, labels, seed=seed), _describe_split(seed)
+        return _split_release(df, labels, seed, where=root.name if root else 'NIH table')
     listed = _read_text(root / 'test_list.txt').split()
     is_test = df.image_id.isin(listed).to_numpy()
     if is_test.all() or not is_test.any():
@@ -221,7 +233,7 @@ def _nih_split(
             f'test_list.txt: {found} of the {len(df)} images of the table are in its {len(listed)} names; '
             'it must name some, as in the column "Image Index"'
         )
-    return _split_rest(df, labels, is_test, 'the official list', seed)
+    return _split_rest(df, labels, is_test, 'the official list', seed, where=root.name)
 
 
 # %% ../nbs/00b_datasets.ipynb #fba68c0b
@@ -299,7 +311,7 @@ def _find_usual(
 ) -> dict:  # Name in the file → name in the study table
     "Find the columns of a study table in a file; `ValueError` if a given one, or the images, are missing"
     if missing := [o for o in given.values() if o not in found]:
-        raise ValueError(f'{where}: column {missing[0]!r} is missing; found {", ".join(found)}')
+        raise ValueError(f'{where}: column {missing[0]!r} is missing; found {_show_names(found)}')
     names = {name: column for column, name in given.items()}
     if len(names) < len(given):
         raise ValueError(f'{where}: columns gives the same column twice: {", ".join(given.values())}')
@@ -317,7 +329,7 @@ def _find_usual(
     if 'path' not in names.values():
         usual = ', '.join(_USUAL['path'])
         raise ValueError(
-            f'{where}: no column of images ({usual}); name it, columns=image=NAME; found {", ".join(found)}'
+            f'{where}: no column of images ({usual}); name it, columns=image=NAME; found {_show_names(found)}'
         )
     return names
 
@@ -383,7 +395,7 @@ def _read_parquet(
         df = df.reset_index()
     df.columns = df.columns.astype('str').str.strip()
     if twice := list(df.columns[df.columns.duplicated()]):
-        raise ValueError(f'{file.name}: two columns are called {twice[0]!r}; rename or remove one')
+        raise ValueError(f'{file.name}: two columns are called {_show_names(twice[:1])!r}; rename or remove one')
     if df.empty:
         raise ValueError(f'{file.name}: there are no rows; it needs one row per image')
     df.index = pd.MultiIndex.from_arrays([np.repeat(file.name, len(df)), np.arange(1, len(df) + 1)])
@@ -412,6 +424,22 @@ def _marked_columns(
     "Columns that hold two or three of 0, 1 and -1, and perhaps empty cells"
     values = {o: set(df[o].dropna().unique()) for o in df}
     return [o for o, found in values.items() if found <= {-1, 0, 1} and len(found) > 1]
+
+
+# %% ../nbs/00b_datasets.ipynb #a8869d34
+def _check_almost_marked(
+    df: pd.DataFrame,  # Columns that have passed `_numbers`; the index holds file and row
+):
+    "`ValueError` if a column would be a label but for a few cells"
+    for column in df:
+        filled = df[column].dropna()
+        odd = ~filled.isin([-1, 0, 1]).to_numpy()
+        if 0 < odd.mean() < 0.1 and {0, 1} <= set(filled[~odd]):
+            (file, row), found = filled.index[odd.argmax()], _show_value(filled.iloc[odd.argmax()])
+            raise ValueError(
+                f'{file}, row {row}, column {column!r}: found {found}, but 0 and 1 in nearly all other rows; '
+                'correct it, or name the labels with labels=...'
+            )
 
 
 # %% ../nbs/00b_datasets.ipynb #dec89bd0
@@ -455,7 +483,10 @@ def _find_labels(
         _check_labels(labels or [], list(marks))
     except ValueError as e:
         raise ValueError(f'{where}: {e}') from None
-    if not labels and not (labels := _marked_columns(marks)):
+    if not labels:
+        _check_almost_marked(marks)
+        labels = _marked_columns(marks)
+    if not labels:
         raise ValueError(f'{where}: no column holds 0 and 1 and nothing else; name the labels with labels=...')
     return marks, list(labels)
 
@@ -487,7 +518,7 @@ def _read_table(
     if made:
         every = _marked_columns(marks) or labels
         stratified = df.assign(**(marks[every] == 1).reset_index(drop=True).astype('int8'))
-        df['split'], splits = split_721(stratified, every, seed=seed), _describe_split(seed)
+        df['split'], splits = _split_release(stratified, every, seed, where=file.name)
     _warn_of_units(by, file.name)
     splits += '' if by == 'patient' else f'; no column of patients: splits, folds and intervals are by {by}'
     return StudyTable(df, labels, 'csv', file.parent, credentialed=True, splits=splits)

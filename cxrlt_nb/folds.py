@@ -185,11 +185,19 @@ def split_721(
     return pd.Series(names[assign(df, labels, [0.7, 0.1, 0.2], seed=seed)], index=df.index, name='split')
 
 
-def _describe_split(
-    seed: int,  # Of `split_721`
-) -> str:
-    "How a record describes `split_721`"
-    return f'made here: 7:1:2 by patient, stratified by label, seed {seed}'
+# %% ../nbs/00a_folds.ipynb #58d4956d
+def _split_release(
+    df: pd.DataFrame,  # One row per image, with `patient_id` and the labels
+    labels: list,  # Names of the 0/1 columns to balance
+    seed: int,  # Order among equals
+    where: str,  # What a message calls the release
+) -> tuple[pd.Series, str]:  # Split of each row; who made it
+    "`split_721`, and a description for the record"
+    try:
+        split = split_721(df, labels, seed=seed)
+    except ValueError as e:
+        raise ValueError(f'{where}: it has no split, and none can be made: {e}') from None
+    return split, f'made here: 7:1:2 by patient, stratified by label, seed {seed}'
 
 
 def _split_rest(
@@ -197,10 +205,14 @@ def _split_rest(
     labels: list,  # Names of the 0/1 columns to balance
     is_test: np.ndarray,  # Whether the release puts an image into its test set
     test: str,  # What the test set is, for the record
-    seed: int = 0,  # Order among equals
+    seed: int,  # Order among equals
+    where: str,  # What a message calls the release
 ) -> tuple[np.ndarray, str]:  # Split of each row; who made it
     "Keep the test set of a release, and make one patient in eight of the others the development set (7:1)"
-    parts = assign(df[~is_test], labels, [7 / 8, 1 / 8], seed=seed)
+    try:
+        parts = assign(df[~is_test], labels, [7 / 8, 1 / 8], seed=seed)
+    except ValueError as e:
+        raise ValueError(f'{where}: no development set can be made: {e}') from None
     split = np.full(len(df), 'test', object)
     split[~is_test] = np.array(['train', 'development'], object)[parts]
     return split, f'test: {test}; development made here: one patient in eight, stratified by label, seed {seed}'

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .folds import _describe_split, _split_rest, split_721
+from .folds import _split_release, _split_rest
 from .reading import _join_paths, _numbers, _read_csv, _years
-from .table import LABELS, StudyTable, check_table
+from .table import StudyTable, check_table
 
 # %% ../nbs/00a1_public.ipynb #11ed685e
 #: The 14 labels of CheXpert are labels of CXR-LT too.
@@ -195,9 +195,11 @@ def _finish(
     df = check_table(df, labels, where=root.name, uncertain=uncertain)
     is_test = (df.split == 'test').to_numpy()
     if is_test.any():
-        df['split'], splits = _split_rest(df, labels, is_test, test, seed)
+        df['split'], splits = _split_rest(df, labels, is_test, test, seed, where=root.name)
     else:
-        df['split'], splits = split_721(df, labels, seed=seed), _describe_split(seed)
+        df['split'], splits = _split_release(df, labels, seed, where=root.name)
+    if 'patients' in notes:
+        splits += f'; patients are {notes["patients"]}'
     notes |= dict(label_rule=_RULES[name]) | (dict(uncertain=uncertain) if uncertain else {})
     return StudyTable(df, labels, name, root, credentialed=credentialed, splits=splits, notes=notes)
 
@@ -285,7 +287,7 @@ def _vindr_marks(
         wide['reader'] = wide['rad_id'] if 'rad_id' in wide else 'consensus'
         found = [o for o in classes if o in wide]
         long = wide.melt(['image_id', 'reader'], found, 'class_name').query('value == 1').drop(columns='value')
-        return pd.concat([wide[['image_id', 'reader']].assign(class_name=None), long]).assign(columns=len(found))
+        return pd.concat([wide[['image_id', 'reader']].assign(class_name=None), long])
     columns = dict(image_id='image_id', rad_id='reader', class_name='class_name')
     return _read_csv(file, columns)
 
@@ -305,6 +307,29 @@ def _count_readers(
 
 
 # %% ../nbs/00a1_public.ipynb #ec014b0f
+def _vindr_split(
+    root: Path,  # The folder of the release
+    file: Path,  # A csv file of either release
+    split: str,  # "train" or "test"; also the folder of its images
+    uncertain: str,  # A key of `UNCERTAIN`, or nothing
+) -> pd.DataFrame:  # One row per image: image_id, path, split and labels, -1 where readers disagree
+    "One split of VinDr-CXR; `ValueError` if readers disagree and `uncertain` is empty"
+    label_map = LABEL_MAP['vindr']
+    marks = _vindr_marks(file, [o for theirs in label_map.values() for o in theirs])
+    used = set(marks.class_name.dropna())
+    said = _count_readers(marks, {ours: theirs for ours, theirs in label_map.items() if used & set(theirs)})
+    disagree = (said == -1).sum()
+    if not uncertain and disagree.any():
+        label = disagree.idxmax()
+        raise ValueError(
+            f'{file.name}: the readers disagree on {label!r} in {disagree[label]} images; '
+            'uncertain=ignore makes these unknown, zero or one makes them 0 or 1'
+        )
+    suffix = _suffix(root / split / str(said.index[0]), ['.dicom', '.dcm', '.png', '.jpg'])
+    said = said.reset_index()
+    return said.assign(split=split, path=f'{split}/' + said.image_id + suffix)
+
+
 def _read_vindr(
     root: str | Path,  # Folder with `annotations/` (PhysioNet) or `train.csv` (Kaggle), and `train/`, `test/`
     seed: int = 0,  # Seed of splits that are made here
@@ -312,27 +337,16 @@ def _read_vindr(
 ) -> StudyTable:
     "Read VinDr-CXR (Nguyen et al., Scientific Data 2022); errors name the file"
     root = Path(root).expanduser().resolve()
-    physionet = (root / 'annotations').is_dir()
-    files = {o: _file(root / 'annotations', f'image_labels_{o}.csv') for o in ('train', 'test')}
-    files = files if physionet else dict(train=_file(root, 'train.csv'))
-    label_map, parts = LABEL_MAP['vindr'], []
-    classes = [o for theirs in label_map.values() for o in theirs]
-    for split, file in files.items():
-        marks = _vindr_marks(file, classes)
-        known = set(marks.class_name.dropna())
-        part = _count_readers(marks, {k: v for k, v in label_map.items() if physionet or known & set(v)})
-        if not uncertain and (part == -1).any(axis=None):
-            label = (part == -1).any().idxmax()
-            raise ValueError(
-                f'{file.name}: the readers disagree on {label!r} in {(part[label] == -1).sum()} images; '
-                'uncertain=ignore makes these unknown, zero or one makes them 0 or 1'
-            )
-        suffix = _suffix(root / split / str(part.index[0]), ['.dicom', '.dcm', '.png', '.jpg'])
-        parts.append(part.reset_index().assign(split=split, path=lambda o: f'{split}/' + o.image_id + suffix))
+    files = dict(train=_file(root, 'train.csv'))
+    if (root / 'annotations').is_dir():
+        files = {o: _file(root / 'annotations', f'image_labels_{o}.csv') for o in ('train', 'test')}
+    parts = [_vindr_split(root, file, split, uncertain) for split, file in files.items()]
+    labels = [o for o in parts[0] if o in LABEL_MAP['vindr']]
     df = pd.concat(parts, ignore_index=True)
+    df[labels] = df[labels].fillna(0)  # no reader of the test set has marked it
     df.index = pd.MultiIndex.from_arrays([['image'] * len(df), df.index])
-    df['path'] = _join_paths(df, root)
-    df = df.assign(study_id=df.image_id, patient_id=df.image_id, view='PA', width=None, height=None, sex=None, age=None)
+    df = df[['image_id', 'path', 'split', *labels]].assign(path=_join_paths(df, root), view='PA')
+    df = df.assign(study_id=df.image_id, patient_id=df.image_id, width=None, height=None, sex=None, age=None)
     notes = dict(patients='not known: each image counts as one')
     return _finish(df, 'vindr', root, seed, uncertain, test='the consensus of five radiologists', **notes)
 

@@ -20,6 +20,29 @@ import numpy as np
 import pandas as pd
 
 
+# %% ../nbs/00_reading.ipynb #7239bb51
+def _show_value(
+    value,  # A cell of a table
+) -> str:
+    "How a message shows a value: as it is, if it cannot be an id"
+    value = value.item() if hasattr(value, 'item') else value
+    if not isinstance(value, (list, dict, set, tuple)) and pd.isna(value):
+        return 'no value'
+    text = repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+    if len(text) > 22 or sum(o.isdigit() for o in text) > 3:
+        return 'another value'
+    return text
+
+
+def _show_names(
+    names: Iterable,  # Names of columns; of a file without a header they are values
+) -> str:
+    "How a message lists columns: those that cannot be an id or a path"
+    plain = [o for o in map(str, names) if o]
+    safe = [o.isprintable() and '/' not in o and sum(c.isdigit() for c in o) <= 3 for o in plain]
+    return ', '.join(o if ok else '…' for o, ok in zip(plain, safe))
+
+
 # %% ../nbs/00_reading.ipynb #4d0dc7ac
 def _read_bytes(
     path: Path,  # A file, perhaps `.gz`
@@ -89,7 +112,7 @@ def _open_csv(
     if not header:
         raise ValueError(f'{path.name}: the file is empty; it needs a header and one row per image')
     if twice := [o for k, o in enumerate(header) if o and o in header[:k]]:
-        raise ValueError(f'{path.name}: two columns are called {twice[0]!r}; rename or remove one')
+        raise ValueError(f'{path.name}: two columns are called {_show_names(twice[:1])!r}; rename or remove one')
     if all(empty):
         raise ValueError(f'{path.name}: there are no rows below the header; it needs one row per image')
     return text, header, empty
@@ -144,7 +167,7 @@ def _find_columns(
         if not present:
             _check_case(header, choices, name)
             required = ' or '.join(map(repr, choices))
-            raise ValueError(f'{name}: column {required} is missing; found {", ".join(filter(None, header))}')
+            raise ValueError(f'{name}: column {required} is missing; found {_show_names(header)}')
         names[present[0]] = column
     return names
 
@@ -209,7 +232,7 @@ def _years(
     if wrong.any():
         file, row = ages.index[wrong.argmax()]
         raise ValueError(
-            f'{file}, row {row}, column {ages.name!r}: found {text.iloc[wrong.argmax()]!r}; an age must be '
+            f'{file}, row {row}, column {ages.name!r}: found {_show_value(ages.iloc[wrong.argmax()])}; an age must be '
             f'0 to {_MAX_AGE} years, a number, or as in DICOM 058Y, 007M, 002W, 010D'
         )
     return years

@@ -29,7 +29,7 @@ import pandas as pd
 import pandera.pandas as pa
 from fastcore.basics import patch
 
-from .reading import _MAX_AGE, _numbers
+from .reading import _MAX_AGE, _numbers, _show_names, _show_value
 
 # %% ../nbs/00_table.ipynb #0cd7e6ae
 #: Images in the training set of CXR-LT 2023 (Table 1).
@@ -141,14 +141,16 @@ def _name_row(
     return f'{i[0]}, row {i[1]}' if isinstance(i, tuple) else f'row {i}'
 
 
-def _show_value(
-    value,  # A cell of a table
+def _rule(
+    column: str,  # A column of a table
+    check: str,  # The check that it fails, as pandera names it
 ) -> str:
-    "How a message shows a value"
-    if pd.isna(value):
-        return 'no value'
-    value = value.item() if hasattr(value, 'item') else value
-    return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+    "What is allowed in a column"
+    if column not in KEYS:
+        return 'a label must be 0 or 1'
+    if check.startswith('coerce_dtype'):
+        return 'a number of pixels must be whole' if column in ('width', 'height') else 'a number is required'
+    return _ALLOWED.get(check, 'text is required' if check.startswith('dtype') else check)
 
 
 # %% ../nbs/00_table.ipynb #f15b18db
@@ -159,15 +161,15 @@ def _message(
     "One sentence on the first failure, and the number of others"
     first = failures.iloc[0]
     if first.check == 'column_in_dataframe':
-        return f'column {first.failure_case!r} is missing; found {", ".join(map(str, df))}'
+        return f'column {first.failure_case!r} is missing; found {_show_names(df)}'
     if pd.isna(first['index']):
-        return f'column {first.column!r}: found {first.failure_case!r}; must be {first.check}'
+        return f'column {first.column!r}: {_rule(first.column, first.check)}'
     row = int(first['index'])
-    value = df[first.column].iloc[row]
-    allowed = _ALLOWED.get(first.check, first.check) if first.column in KEYS else 'a label must be 0 or 1'
-    allowed += f'; {_CHOICES}' if first.column not in KEYS and value == -1 else ''
+    value, allowed = df[first.column].iloc[row], _rule(first.column, first.check)
+    allowed += f'; {_CHOICES}' if first.column not in KEYS and _show_value(value) == '-1' else ''
     found = '' if first.column in _IDENTIFYING else f'found {_show_value(value)}; '
-    others = f' ({len(failures) - 1} more like it)' if len(failures) > 1 else ''
+    rows = failures['index'][failures.column == first.column].nunique()
+    others = f' ({rows - 1} more like it)' if rows > 1 else ''
     return f'{_name_row(df.index[row])}, column {first.column!r}: {found}{allowed}{others}'
 
 
@@ -255,7 +257,7 @@ def _check_labels(
             raise ValueError(f'label {label!r} is given twice')
         if label not in found:
             other = next((o for o in known if str(o).casefold() == str(label).casefold()), None)
-            hint = f'did you mean {other!r}?' if other else f'the table has {", ".join(map(str, known)) or "no labels"}'
+            hint = f'did you mean {other!r}?' if other else f'the table has {_show_names(known) or "no labels"}'
             raise ValueError(f'unknown label {label!r}; {hint}')
 
 

@@ -496,6 +496,8 @@ def build_cache(
     "Cache the images of `df` that are missing or have changed; at the end, `ValueError` if some cannot be read"
     if rule not in RESIZE_RULES:
         raise ValueError(f'unknown resize rule {rule!r}; known rules: {", ".join(RESIZE_RULES)}')
+    if dicom not in images._CONVERSIONS:
+        raise ValueError(f'dicom is {dicom!r}; it must be one of {", ".join(images._CONVERSIONS)}')
     folder, options = Path(folder), dict(size=size, rule=rule, quality=quality, dicom=dicom)
     config, errors = dict(format=_FORMAT, **options, decoder=_decoder(rule)), {}
     with _private(), ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:

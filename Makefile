@@ -22,7 +22,7 @@ test: .venv/ready  ## Run every notebook's tests, then pytest, two processes at 
 	$(BIN)/nbdev_test --n-workers 2
 	$(BIN)/pytest --numprocesses 2 --dist loadscope
 
-test-kill: .venv/ready  ## Interrupt caching and training at twelve random moments; each must resume
+test-kill: .venv/ready  ## Interrupt caching and training at fifteen random moments; each must resume
 	$(BIN)/python tests/kill.py
 
 # make study ROWS=8               some rows only

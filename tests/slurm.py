@@ -123,15 +123,15 @@ def ask(*command):
 
 def signalled(home):
     "Send SIGTERM to a training, as Slurm does before the time is over; the text of its notebook after it has resumed"
-    begin, small = time.time(), 'images=1200 held_out=150 epochs=60 threads=1'
-    process = graph.start(home, 'slurm', *FREQUENT, rows=1, set=small)
+    begin, small = time.time(), 'images=400 held_out=150 epochs=60 threads=1'
+    process = graph.start(home, 'slurm', *FREQUENT, '--until', 'train', rows=1, set=small)
     while not list(home.glob('runs/table2/*/checkpoint.pt')):
-        assert process.poll() is None and time.time() - begin < 300, (home / 'log').read_text()[-4000:]
+        assert process.poll() is None and time.time() - begin < 900, (home / 'log').read_text()[-4000:]
         time.sleep(0.2)
     job = ask('squeue', '-h', '-t', 'RUNNING', '-o', '%i')
     ask('scancel', '--signal=TERM', job)
     while ask('squeue', '-h', '-j', job, '-o', '%T') != 'PENDING':
-        assert process.poll() is None and time.time() - begin < 300, (home / 'log').read_text()[-4000:]
+        assert process.poll() is None and time.time() - begin < 900, (home / 'log').read_text()[-4000:]
         time.sleep(0.5)
     ask('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # Slurm would wait for two minutes
     graph.wait(process, home)

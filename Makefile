@@ -25,7 +25,7 @@ test: .venv/ready  ## Run every notebook's tests, then pytest, two processes at 
 test-own-data: .venv/ready  ## Run the page “Your own data in ten minutes” from its text, and train on incomplete labels
 	$(BIN)/pytest tests/own_data.py
 
-test-kill: .venv/ready  ## Interrupt caching and training at twelve random moments; each must resume
+test-kill: .venv/ready  ## Interrupt caching and training at fifteen random moments; each must resume
 	$(BIN)/python tests/kill.py
 
 # make study ROWS=8               some rows only

@@ -1192,6 +1192,11 @@ d = {
             'cxrlt_nb.study.runner._hold_devices': ('study/runner.html#_hold_devices', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner._main': ('study/runner.html#_main', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner._note_peak': ('study/runner.html#_note_peak', 'cxrlt_nb/study/runner.py'),
+            'cxrlt_nb.study.runner._pass_sigterm_on': (
+                'study/runner.html#_pass_sigterm_on',
+                'cxrlt_nb/study/runner.py',
+            ),
+            'cxrlt_nb.study.runner._requeue': ('study/runner.html#_requeue', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner._stopped_at': ('study/runner.html#_stopped_at', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner._take_free': ('study/runner.html#_take_free', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner.run_notebook': ('study/runner.html#run_notebook', 'cxrlt_nb/study/runner.py'),

@@ -192,7 +192,7 @@ def environment(
 
 # %% ../nbs/05b_runs.ipynb #1363d307
 #: Parameters that say where and how fast, not what: two runs that differ in them only are the same run.
-BYSTANDERS = ['out', 'num_workers', 'root', 'runs']
+BYSTANDERS = ['out', 'num_workers', 'root', 'runs', 'checkpoint_minutes']
 
 
 def _identity(

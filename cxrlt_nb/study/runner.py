@@ -9,8 +9,13 @@ __all__ = ['run_notebook', 'write_html']
 
 # %% ../../nbs/study/00_runner.ipynb #1f70511c
 import json
+import os
 import re
 import resource
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +24,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from fastcore.script import CliError, call_parse
 from fastcore.xtras import modified_env
 from filelock import FileLock, Timeout
@@ -97,6 +103,42 @@ def _note_peak(
     write_json(file, dict(peak_memory=max(peak, earlier)))
 
 
+# %% ../../nbs/study/00_runner.ipynb #c2cbf9bb
+@contextmanager
+def _pass_sigterm_on() -> Iterator[threading.Event]:
+    "While a notebook runs, pass SIGTERM on to its process; the event tells that it came"
+    came = threading.Event()
+
+    def pass_on(*_):
+        came.set()
+        started = psutil.Process().children()
+        for process in started:
+            process.terminate()
+        if not started:
+            raise SystemExit(os.EX_TEMPFAIL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # only the main thread can watch for signals
+        return
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# %% ../../nbs/study/00_runner.ipynb #ccf163d3
+def _requeue():
+    "Put the job of this process back into the queue of Slurm, if there is one and if it is not being cancelled"
+    job = os.environ.get('SLURM_JOB_ID')
+    if not job:
+        return
+    state = subprocess.run(['squeue', '-h', '-j', job, '-o', '%T'], capture_output=True, text=True).stdout.strip()
+    if state == 'RUNNING':
+        print(f'job {job} goes back into the queue', file=sys.stderr, flush=True)
+        subprocess.run(['scontrol', 'requeue', job], check=False)
+
+
 # %% ../../nbs/study/00_runner.ipynb #62116e12
 def _execute(
     notebook: Path,  # The notebook
@@ -129,7 +171,7 @@ def run_notebook(
     parameters: dict,  # Its other parameters
     devices: Sequence[str] = (),  # The run takes one of them, or as many as its parameter `processes`
 ):
-    "Run or resume a notebook; `RuntimeError` names notebook, cell and error; `ValueError` if devices are too few"
+    "Run or resume a notebook; `RuntimeError` with cell and error, `ValueError`, or `SystemExit(75)` after SIGTERM"
     notebook, folder = Path(notebook), Path(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a training opens it if its data are public
     copy, env = folder / 'unfinished.ipynb', {}
@@ -145,9 +187,13 @@ def run_notebook(
     with _hold_devices(devices, parameters.get('processes', 1), folder.parent) as mine:
         if mine:
             env['CUDA_VISIBLE_DEVICES'] = ','.join(mine)
-        error = _execute(notebook, copy, parameters, env)
+        with _pass_sigterm_on() as came:
+            error = _execute(notebook, copy, parameters, env)
     if _is_private(folder) and copy.exists():
         copy.chmod(0o600)
+    if error and (came.is_set() or error == f'SystemExit: {os.EX_TEMPFAIL}'):
+        print(f'{folder.name}: ended by SIGTERM; run the same command again to resume', file=sys.stderr, flush=True)
+        raise SystemExit(os.EX_TEMPFAIL)
     if error:
         where = f'{folder.name}: {notebook.name} failed in {_stopped_at(copy)}'
         raise RuntimeError(f'{where}: {error}\nThe notebook up to there: {copy}')
@@ -213,3 +259,6 @@ def _main(
         run_notebook(notebook, folder, json.loads(parameters), [o for o in devices.split(',') if o])
     except (OSError, RuntimeError, ValueError) as e:
         raise CliError(str(e)) from None
+    except SystemExit:
+        _requeue()
+        raise

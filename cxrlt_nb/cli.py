@@ -256,7 +256,7 @@ def _new_prevalence(
     "The prevalence that is given or estimated"
     import pandas as pd
 
-    from cxrlt_nb.decide import estimate_prevalence
+    from cxrlt_nb.decisions import estimate_prevalence
 
     if source != 'estimate':
         return pd.Series(read_json(Path(source)), dtype='float64')
@@ -274,7 +274,7 @@ def _finish_predictions(
     "Decide and calibrate as asked"
     import pandas as pd
 
-    from cxrlt_nb.decide import adjust_prevalence, calibrate, decide, points_table
+    from cxrlt_nb.decisions import adjust_prevalence, calibrate, decide, points_table
 
     if not (args.decide or args.thresholds or args.calibrate == 'validation'):
         return p, None, {}
@@ -441,7 +441,7 @@ def _targets(
 # %% ../nbs/08_cli.ipynb #e620f729
 def _thresholds(args: argparse.Namespace):
     "Learn operating points from the validation images of runs"
-    from cxrlt_nb.decide import operating_points_of
+    from cxrlt_nb.decisions import operating_points_of
     from cxrlt_nb.ensemble import out_of_fold
     from cxrlt_nb.runs import check_comparable, open_run, read_predictions
 
@@ -534,7 +534,7 @@ def _threshold(
     found = read_json(Path(file))
     if 'tta' not in found:
         return pd.Series(found, dtype='float64')
-    from cxrlt_nb.decide import points_table
+    from cxrlt_nb.decisions import points_table
 
     return points_table(found['tta'], rule).threshold.fillna(float('inf'))
 

@@ -164,6 +164,7 @@ d = {
             'cxrlt_nb.cache._read_config': ('cache.html#_read_config', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._reason_to_rebuild': ('cache.html#_reason_to_rebuild', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._sign': ('cache.html#_sign', 'cxrlt_nb/cache.py'),
+            'cxrlt_nb.cache._source': ('cache.html#_source', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._squish': ('cache.html#_squish', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._stamp': ('cache.html#_stamp', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._state': ('cache.html#_state', 'cxrlt_nb/cache.py'),

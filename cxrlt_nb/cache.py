@@ -180,11 +180,21 @@ def _version(
         return None
 
 
+def _source(
+    o,  # A module or a function
+) -> str:
+    "Its code; its name if Python cannot find the code, as of a function typed at the prompt"
+    try:
+        return inspect.getsource(o)
+    except (OSError, TypeError):
+        return repr(getattr(o, '__qualname__', type(o)))
+
+
 def _decoder(
     rule: str,  # A key of `RESIZE_RULES`
 ) -> dict:
     "What turns a file into the pixels of a cache: a hash of our code, and versions of libraries"
-    sources = [inspect.getsource(o) for o in (images, to_square, RESIZE_RULES[rule])]
+    sources = [_source(o) for o in (images, to_square, RESIZE_RULES[rule])]
     lines = [o.strip() for o in '\n'.join(sources).splitlines()]
     code = '\n'.join(o for o in lines if o and not o.startswith('#'))
     libraries = {o: _version(o) for o in ('simplejpeg', 'pillow')}

@@ -13,6 +13,7 @@ __all__ = [
     'Checkpoint',
     'fit',
     'predict_rows',
+    'infer',
     'score_splits',
     'score_summary',
     'score_table',
@@ -47,10 +48,11 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric, ActivationType
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import get_model, num_distrib, params, rank_distrib, set_seed
+from fastai.torch_core import default_device, get_model, num_distrib, params, rank_distrib, set_seed
 from fastcore.foundation import L
 from torch import nn
 
+from .cache import ImageCache
 from .data import rows_dl
 from .files import write_atomically
 from .intervals import beats_chance, bootstrap, chance_level
@@ -565,6 +567,32 @@ def predict_rows(
     with learn.no_bar(), learn.no_logging():
         probs, _ = learn.get_preds(dl=rows_dl(learn.dls, blank), reorder=False)
     return probs.numpy()
+
+
+# %% ../nbs/04d_learner.ipynb #12435d8b
+@torch.no_grad()
+def infer(
+    model: nn.Module,  # A timm model
+    cache: ImageCache,  # Images at the model's size
+    image_ids,  # The N images to predict
+    mean: float | None = None,  # As in training, see `RadiographBlock`
+    std: float = 1.0,  # As in training
+    mirror: bool = True,  # Predict the mirror images too?
+    bs: int = 64,  # Images per batch
+    device=None,  # A torch device; fastai's default if None
+) -> np.ndarray:  # (2,N,C) float32 probabilities: of images and mirrors; (1,N,C) without mirrors
+    "Probabilities that a network gives to images, in fp32"
+    device, rows, batches = device or default_device(), cache.rows(image_ids), []
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    for start in range(0, len(rows), bs):
+        pixels = cache.read(rows[start : start + bs], torch.get_num_threads())
+        x = torch.from_numpy(pixels).to(device).float() / 255
+        if mean is not None:
+            x = (x - mean) / std
+        views = [x, x.flip(-1)] if mirror else [x]
+        logits = [model(o.contiguous(memory_format=torch.channels_last)) for o in views]
+        batches.append(torch.stack(logits).sigmoid().float().cpu())
+    return torch.cat(batches, 1).numpy()
 
 
 # %% ../nbs/04d_learner.ipynb #37a

@@ -124,6 +124,14 @@ def _plugin_files(
     return files
 
 
+def _outside_code(
+    parameters: dict,  # Of a training
+) -> str:  # As the parameter `plugins`
+    "The modules outside of the package that a training uses: plugins, and the reader of its data"
+    reader, is_outside, _ = parameters.get('data', '').partition(':')
+    return ';'.join(filter(None, [parameters.get('plugins', ''), reader if is_outside else '']))
+
+
 # %% ../nbs/05b_runs.ipynb #32e01422
 def _notebook_fingerprint(
     notebook: str | Path,  # A notebook
@@ -201,7 +209,7 @@ def _identity(
 ) -> dict:  # parameters, data, code
     "What makes a run that run"
     what = {k: v for k, v in parameters.items() if k not in BYSTANDERS}
-    code = _loaded_fingerprint(parameters.get('plugins', ''))
+    code = _loaded_fingerprint(_outside_code(parameters))
     return dict(parameters=what, data=data['fingerprint'], code=code)
 
 
@@ -379,7 +387,7 @@ class Run:
 
     def finish(self, **facts: Any):
         "Write the record, last of all, and release the folder"
-        made_by = dict(environment=environment(self.parameters.get('plugins', '')), seconds=self.seconds)
+        made_by = dict(environment=environment(_outside_code(self.parameters)), seconds=self.seconds)
         finished = time.strftime('%Y-%m-%dT%H:%M:%S%z')
         root = str(self.parameters.get('root') or '')
         record = dict(run=self.folder.name, root=root, **self.identity, **facts, **made_by, finished=finished)
@@ -544,7 +552,8 @@ def _release_fingerprint(
     if not root:
         return ''
     place = Path(root).expanduser()
-    files = [place] if place.is_file() else sorted(place.glob('*.csv')) or sorted(place.glob('*.parquet'))
+    found = (sorted(place.glob(o)) for o in ('*.csv*', '*.parquet', '*.tgz', '*/*.xml'))
+    files = [place] if place.is_file() else next(filter(None, found), [])
     if not files:
         raise FileNotFoundError(f'{root} has no csv file; it must be the folder of a release')
     return _digest([hashlib.sha256(o.read_bytes()).hexdigest() for o in files])
@@ -562,12 +571,12 @@ def folders(
         except ValueError as e:
             raise ValueError(f'{name}: {e}') from None
     every = trainings.values()
-    code = {o: _notebook_fingerprint(notebook, o) for o in {p.get('plugins', '') for p in every}}
+    code = {o: _notebook_fingerprint(notebook, o) for o in map(_outside_code, every)}
     data = {o: phantom or _release_fingerprint(o) for o in {p.get('root', '') for p in every}}
     names = {}
     for name, given in trainings.items():
         what = {k: v for k, v in given.items() if k not in BYSTANDERS}
-        digest = _digest([what, code[given.get('plugins', '')], data[given.get('root', '')]], 8)
+        digest = _digest([what, code[_outside_code(given)], data[given.get('root', '')]], 8)
         names[name] = f'{_folder_name(name)}-{digest}'
     return names
 

@@ -95,7 +95,7 @@ def stage_text(file, reference):
     text = re.sub(r'\{\{< include (\S+) >\}\}', include, file.read_text())
     if file.stem == 'glossary':  # Each term gets an anchor, which search needs
         text = re.sub(r'^\*\*(.+?)\.\*\*', lambda m: f'[{m[0]}]{{#{term_id(m[1])}}}', text, flags=re.M)
-    text = rename_links(reference.linkify(text, file.name))
+    text = with_version(rename_links(reference.linkify(text, file.name)))
     (STAGE / file.name).write_text(text.replace(API_LIST, reference.index()))
 
 
@@ -103,18 +103,18 @@ def term_id(term):
     return 'term-' + re.sub(r'\W+', '-', term.lower()).strip('-')
 
 
-def version_and_commit():
+def with_version(text):
+    "Fill in version and commit, as Quarto would from _variables.yml"
     settings = ConfigParser(delimiters=['='], interpolation=None)
     settings.read(ROOT / 'settings.ini')
     ran = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
-    return settings['DEFAULT']['version'], ran.stdout.strip() or 'unknown'
+    text = text.replace('{{< var version >}}', settings['DEFAULT']['version'])
+    return text.replace('{{< var commit >}}', ran.stdout.strip() or 'unknown')
 
 
 def stage_configuration():
-    version, commit = version_and_commit()
     text = re.sub(r'[\w/]+\.ipynb', lambda m: page_name(m[0]), (ROOT / '_quarto.yml').read_text())
-    text = text.replace('{{< var version >}}', version).replace('{{< var commit >}}', commit)
-    (STAGE / '_quarto.yml').write_text(text)
+    (STAGE / '_quarto.yml').write_text(with_version(text))
 
 
 def stage():
@@ -157,12 +157,12 @@ def links_of(page, text):
 
 
 def add_related(section_of):
-    "End each page with links to those that refer to it, most references first; pages that list everything do not count"
+    "End each page with links to those that refer to it or that it refers to; pages that list everything do not count"
     texts = {page: prose_of(STAGE / page) for page in section_of}
     lists = ('index.ipynb', 'api.qmd', 'contributing.qmd', 'changelog.qmd', 'glossary.qmd')
     links = {page: links_of(page, text) for page, text in texts.items() if page not in lists}
     for page in links:
-        count = {o: links[o][page] for o in links if links[o][page] and o != page}
+        count = {o: links[o][page] + links[page][o] for o in links if o != page and links[o][page] + links[page][o]}
         best = sorted(count, key=count.get, reverse=True)[:MAX_RELATED]
         if not best:
             continue

@@ -1,7 +1,8 @@
 // Ranks the hits of the site's search. smalldocs shows them; it expects a class called Fuse.
 (() => {
   const script = document.currentScript.src;
-  const wordsOf = text => text.toLowerCase().match(/[\p{L}\p{N}_]+/gu) ?? [];
+  const articles = ['a', 'an', 'the', 'of'];
+  const wordsOf = text => (text.toLowerCase().match(/[\p{L}\p{N}_]+/gu) ?? []).filter(o => !articles.includes(o));
   const stem = word => word.length > 3 ? word.replace(/s$/, '') : word;
 
   // 1: the word itself, .6: a word that begins with it, 0: neither

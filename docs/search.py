@@ -14,7 +14,7 @@ MAX_TEXT = 1500  # characters per section that are searched
 
 #: How much a hit counts, where that is not 1: in a section of the sidebar, and on a page.
 SECTIONS = {'Tutorials': 1.1, 'How-to': 1.1, 'Results': 0.9, 'Internals': 0.5}
-PAGES = {'faq': 1.4, 'changelog': 0.5, 'contributing': 0.5, 'index': 0.8}
+PAGES = {'faq': 1.4, 'glossary': 0.9, 'changelog': 0.5, 'contributing': 0.5, 'index': 0.8}
 PAGE, SECTION, NAME, CONSTANT = 1.3, 1.0, 0.6, 0.3
 
 

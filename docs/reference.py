@@ -129,7 +129,7 @@ def summaries(mod):
             yield node.name, (inspect.getdoc(getattr(mod, node.name)) or '').split('\n')[0]
         for name in assigned_names(node):
             if name in mod.__all__:
-                yield name, comment_above(node.lineno, text.split('\n')).split('. ')[0] or 'A constant'
+                yield name, comment_above(node.lineno, text.split('\n')).split('. ')[0].rstrip('.') or 'A constant'
 
 
 def assigned_names(node):

@@ -25,9 +25,12 @@ from smalldocs import layout
 from smalldocs.config import load
 from smalldocs.site import Site
 
+from cxrlt_nb.study.runner import write_html
+
 STAGE, OUT, NODE = ROOT / '_proc', ROOT / '_site', ROOT / 'docs/node_modules'
 KATEX = 'site_libs/katex'
 API_LIST = '<!-- the list of names: docs/build.py -->'
+SAMPLE = 'study/sample_report.html'
 MAX_RELATED = 6
 
 
@@ -179,6 +182,11 @@ def add_related(section_of):
 # The site
 
 
+def sample_report():
+    "The report that `make study` writes, from the committed results"
+    write_html(NBS / 'study/04_report.ipynb', OUT / SAMPLE, 'Table 2: study report (sample)')
+
+
 def copy_katex():
     dist = NODE / 'katex/dist'
     for name in ('katex.min.css', 'katex.min.js', 'contrib/auto-render.min.js'):
@@ -190,6 +198,7 @@ def copy_katex():
 def finish(reference):
     "Make the pages independent of other servers, and list the public names for the tests"
     copy_katex()
+    sample_report()
     for page in OUT.rglob('*.html'):
         page.write_text(mark_plots(page.read_text()))
     for page in OUT.glob('*/*.html'):  # smalldocs has one address of KaTeX for pages in every folder

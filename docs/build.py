@@ -17,7 +17,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import yaml
-from cells import Entries, Procs, Prose, fold_cells, mark_plots
+from cells import Entries, Procs, Prose, fold_cells, keep_intervals_together, mark_plots
 from fastcore.nbio import mk_cell, read_nb, write_nb
 from reference import NBS, REPOSITORY, ROOT, Reference, notebooks, page_name, page_of, relative_link, rename_links
 from search import write_search
@@ -198,13 +198,13 @@ def copy_katex():
 def finish(reference):
     "Make the pages independent of other servers, and list the public names for the tests"
     copy_katex()
-    sample_report()
     for page in OUT.rglob('*.html'):
-        page.write_text(mark_plots(page.read_text()))
+        page.write_text(keep_intervals_together(mark_plots(page.read_text())))
     for page in OUT.glob('*/*.html'):  # smalldocs has one address of KaTeX for pages in every folder
         page.write_text(page.read_text().replace(f'="{KATEX}/', f'="../{KATEX}/'))
     for css in OUT.glob('site_libs/themes/*.css'):  # Themes import fonts from another server
         css.write_text(re.sub(r'@import url\([^)]*\);', '', css.read_text()))
+    sample_report()
     (OUT / '.nojekyll').touch()
     names = {k: v.replace('.ipynb', '.html') for k, v in reference.links.items() if k.startswith('cxrlt_nb.')}
     (OUT / 'names.json').write_text(json.dumps(names, indent=0))

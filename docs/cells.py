@@ -138,19 +138,25 @@ class Prose(Processor):
 
 
 def is_plot(png):
-    "Mostly white and hardly any gray: a plot, which may be inverted on a dark page; a radiograph may not"
+    "Mostly white, and few levels of gray: a plot, which may be inverted on a dark page; a radiograph may not"
     rgb = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')).astype(int)
-    is_gray = (np.ptp(rgb, axis=2) < 8) & (rgb.max(axis=2) < 200) & (rgb.min(axis=2) > 40)
-    return (rgb.min(axis=2) > 245).mean() > 0.5 and is_gray.mean() < 0.1
+    grays = rgb[..., 0][np.ptp(rgb, axis=2) < 8]
+    common = (np.bincount(grays, minlength=256) > 0.001 * rgb[..., 0].size).sum()
+    return (rgb.min(axis=2) > 245).mean() > 0.5 and common < 13
 
 
 def mark_plots(page):
     "Give the plots of a finished page, which are embedded in it, the class `plot`"
 
     def mark(m):
-        return f'<img class="plot {m[1]}"{m[2]}{m[3]}' if is_plot(m[3]) else m[0]
+        return f'<span class="plot">{m[0]}</span>' if is_plot(m[1]) else m[0]
 
-    return re.sub(r'<img class="([^"]*)"([^>]*src="data:image/png;base64,)([^"]+)', mark, page)
+    return re.sub(r'<img [^>]*src="data:image/png;base64,([^"]+)"[^>]*>', mark, page)
+
+
+def keep_intervals_together(page):
+    "No line break inside an interval of a table"
+    return re.sub(r'(?<=[\s>]\[)([-+\d.]+), ([-+\d.]+)(?=\])', r'\1,&nbsp;\2', page)
 
 
 def named_figures(cell):
@@ -161,6 +167,12 @@ def named_figures(cell):
             start = ''.join(svg).partition('<svg ')[2]
             start = re.sub(r'(\bid="|url\(#|href="#)', rf'\1f{cell.idx_}-', start)  # figures of a page share their ids
             output['data']['image/svg+xml'] = f'<svg role="img" aria-label="{html.escape(alt)}" {start}'
+
+
+def without_progress(cell):
+    "Drop what a cell printed to stderr: progress bars and warnings"
+    if cell.cell_type == 'code' and cell.get('outputs'):
+        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
 
 
 def plain_front(cell):
@@ -177,4 +189,4 @@ class Procs(FilterDefaults):
 
     def base_procs(self):
         kept = [o for o in super().base_procs() if o not in self.without and o.__name__ not in self.without_names]
-        return [named_figures, Entries, *kept, Prose, plain_front]
+        return [without_progress, named_figures, Entries, *kept, Prose, plain_front]

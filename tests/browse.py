@@ -240,6 +240,16 @@ def test_pages_of_results_show_no_code():
     assert shown_code('real.html') == shown_code('results.html') == shown_code('study/coverage.html') == []
 
 
+def test_no_page_shows_progress_bars():
+    assert [page for page in PAGES if 'cell-output-stderr' in (SITE / page).read_text()] == []
+
+
+def test_plots_are_dark_on_a_dark_page_and_pictures_are_not():
+    marked = {page: (SITE / page).read_text().count('<span class="plot">') for page in PAGES}
+    assert marked['explore.html'] == 10 and marked['losses.html'] == 3
+    assert marked['cache.html'] == marked['phantom/findings.html'] == marked['index.html'] == 0
+
+
 def test_weight():
     "The start page with its picture under 400 KB, no page over 1 MB"
     start = (SITE / 'index.html').stat().st_size + sum((SITE / 'images' / o).stat().st_size for o in START_PICTURES)

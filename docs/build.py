@@ -19,6 +19,8 @@ from pathlib import Path
 import yaml
 from cells import Entries, Procs, Prose, fold_cells, keep_intervals_together, mark_plots
 from fastcore.nbio import mk_cell, read_nb, write_nb
+from fontTools import subset
+from fontTools.ttLib import TTFont
 from reference import NBS, REPOSITORY, ROOT, Reference, notebooks, page_name, page_of, relative_link, rename_links
 from search import write_search
 from smalldocs import layout
@@ -195,6 +197,26 @@ def copy_katex():
     shutil.copytree(dist / 'fonts', OUT / KATEX / 'fonts', ignore=shutil.ignore_patterns('*.ttf', '*.woff'))
 
 
+def keep_used_icons():
+    "Reduce the icon font, which every page loads, to the icons that the site shows: 3 KB instead of 130"
+    folder = OUT / 'site_libs/bootstrap-icons'
+    css, font = folder / 'bootstrap-icons.min.css', folder / 'fonts/bootstrap-icons.woff'
+    users = [*OUT.rglob('*.html'), *OUT.glob('site_libs/*.js'), *OUT.glob('site_libs/*.css')]
+    used = {name for o in users for name in re.findall(r'bi-([a-z0-9-]+)', o.read_text())}
+    rule = re.compile(r'\.bi-([a-z0-9-]+)::before\{content:"\\([0-9a-f]+)"\}')
+    codes = {name: code for name, code in rule.findall(css.read_text()) if name in used}
+    styles = ''.join(o.read_text() for o in OUT.glob('site_libs/*.css'))  # They use some icons by their code
+    by_code = re.findall(r'content: *"\\(f[0-9a-f]{3})"', styles)
+    small = subset.Subsetter()
+    small.populate(unicodes=[int(o, 16) for o in [*codes.values(), *by_code]])
+    with TTFont(font) as icons:
+        small.subset(icons)
+        icons.save(font)
+    text = rule.sub(lambda m: m[0] if m[1] in codes else '', css.read_text())
+    css.write_text(re.sub(r'url\("[^"]+woff2[^"]*"\) format\("woff2"\),', '', text))
+    (folder / 'fonts/bootstrap-icons.woff2').unlink()
+
+
 def finish(reference):
     "Make the pages independent of other servers, and list the public names for the tests"
     copy_katex()
@@ -204,6 +226,7 @@ def finish(reference):
         page.write_text(page.read_text().replace(f'="{KATEX}/', f'="../{KATEX}/'))
     for css in OUT.glob('site_libs/themes/*.css'):  # Themes import fonts from another server
         css.write_text(re.sub(r'@import url\([^)]*\);', '', css.read_text()))
+    keep_used_icons()
     sample_report()
     (OUT / '.nojekyll').touch()
     names = {k: v.replace('.ipynb', '.html') for k, v in reference.links.items() if k.startswith('cxrlt_nb.')}

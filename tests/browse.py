@@ -4,6 +4,7 @@ Set SHOTS=1 to keep a screenshot of every view in _site_shots/ (SHOTS=full: of t
 """
 
 import functools
+import gzip
 import html
 import http.server
 import json
@@ -25,7 +26,6 @@ from fastcore.nbio import read_nb
 SITE, AXE = ROOT / '_site', ROOT / 'docs/node_modules/axe-core/axe.min.js'
 HOME = 'https://cxrlt-nb.github.io/cxrlt_nb/'
 SIZES = dict(desktop=(1400, 900), phone=(390, 844))
-START_PICTURES = ['strip.jpg', 'mosaic.jpg', 'favicon.svg']
 SHOTS = os.environ.get('SHOTS')
 SAMPLE = 'study/sample_report.html'  # The report of a study, not a page of the site
 PAGES = sorted(o.relative_to(SITE).as_posix() for o in SITE.rglob('*.html') if not o.match(SAMPLE))
@@ -250,11 +250,37 @@ def test_plots_are_dark_on_a_dark_page_and_pictures_are_not():
     assert marked['cache.html'] == marked['phantom/findings.html'] == marked['index.html'] == 0
 
 
-def test_weight():
-    "The start page with its picture under 400 KB, no page over 1 MB"
-    start = (SITE / 'index.html').stat().st_size + sum((SITE / 'images' / o).stat().st_size for o in START_PICTURES)
-    assert start < 400_000
+def test_no_page_is_heavy():
     assert [o for o in PAGES if (SITE / o).stat().st_size > 1_000_000] == []
+
+
+def transferred(file):
+    "Bytes that a server sends: text is compressed"
+    data = file.read_bytes()
+    return len(gzip.compress(data)) if file.suffix in ('.html', '.css', '.js') else len(data)
+
+
+def test_the_start_page_is_light(base, views):
+    "All that it loads, under 400 KB as a server sends it"
+    tab, _ = views['desktop-light']
+    visit(tab, base)
+    loaded = tab.evaluate("performance.getEntriesByType('resource').map(o => o.name)")
+    files = {SITE / o.removeprefix(base).partition('?')[0] for o in loaded} | {SITE / 'index.html'}
+    assert len(files) > 8 and sum(map(transferred, files)) < 400_000
+
+
+def test_icons_are_in_the_reduced_font(base, views):
+    tab, _ = views['desktop-light']
+    visit(tab, base)
+    widths = tab.evaluate("""() => ['.quarto-color-scheme-toggle .bi', '.bi-search', '.bi-github'].map(selector => {
+        const text = getComputedStyle(document.querySelector(selector), '::before').content.slice(1, -1);
+        const context = document.createElement('canvas').getContext('2d');
+        return ['bootstrap-icons', 'monospace'].map(font => {
+            context.font = `40px ${font}`;
+            return context.measureText(text).width;
+        });
+    })""")
+    assert all(abs(icon - 40) < 1 for icon, _ in widths), widths
 
 
 def test_the_sample_report_is_linked_and_offline():

@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Keep compiled modules: without them every kernel compiles thousands of files again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help train study study-extended results results-extended real test test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
+.PHONY: help train study study-extended results results-extended real test test-own-data test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
 .PHONY: format lint export lock ensemble-report leakage-study
 
 help:  ## List the commands
@@ -22,7 +22,10 @@ test: .venv/ready  ## Run every notebook's tests, then pytest, two processes at 
 	$(BIN)/nbdev_test --n-workers 2
 	$(BIN)/pytest --numprocesses 2 --dist loadscope
 
-test-kill: .venv/ready  ## Interrupt caching and training at twelve random moments; each must resume
+test-own-data: .venv/ready  ## Run the page “Your own data in ten minutes” from its text, and train on incomplete labels
+	$(BIN)/pytest tests/own_data.py
+
+test-kill: .venv/ready  ## Interrupt caching and training at fifteen random moments; each must resume
 	$(BIN)/python tests/kill.py
 
 # make study ROWS=8               some rows only
@@ -118,6 +121,7 @@ lint: .venv/ready  ## Check format and style; change nothing
 export: .venv/ready  ## Write the modules and README.md from the notebooks, and clean the notebooks
 	$(BIN)/ruff format --quiet $(SOURCES)
 	$(BIN)/nbdev-export
+	@touch .venv/ready  # nbdev-export rewrites pyproject.toml
 	$(BIN)/ruff format --quiet cxrlt_nb
 	$(BIN)/nbdev-clean
 	$(BIN)/python scripts/readme.py

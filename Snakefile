@@ -230,5 +230,6 @@ rule train:
     resources: took=lambda w: runs.last_took(PLACE/w.folder)
     message: 'train {wildcards.folder} ({resources.took})'
     shell:
-        '{sys.executable} -m cxrlt_nb.study.runner {params.notebook:q} {PLACE:q}/{wildcards.folder:q}'
+        # exec: no shell that SIGTERM would end before the training has saved its state
+        'exec {sys.executable} -m cxrlt_nb.study.runner {params.notebook:q} {PLACE:q}/{wildcards.folder:q}'
         ' --parameters {params.given:q} --devices={DEVICES}'

@@ -18,12 +18,17 @@ __all__ = [
     'baselines',
     'configurations',
     'trainings',
+    'add_sweep',
 ]
 
 # %% ../nbs/07_ablation.ipynb #feb3021a
 import ast
 import difflib
+import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
 
 from .config import PRESETS, pick_preset
 from .models import BACKBONES
@@ -424,3 +429,49 @@ def trainings(
             if not _changes_nothing(name, preset):
                 found |= _configuration_trainings(name, preset)
     return found
+
+
+# %% ../nbs/07_ablation.ipynb #dc03a982
+_SWEEP = dict(base=dict, changes=dict, seeds=int)
+
+
+def _read_sweep(
+    file: Path,  # A YAML file
+) -> dict:  # base: parameters; changes: parameters by name; seeds
+    "What a sweep trains; `ValueError` names the file and what is wrong"
+    try:
+        asked = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ValueError(f'{file}: cannot be read as YAML: {" ".join(str(e).split())}') from None
+    if not isinstance(asked, dict) or not isinstance(asked.get('changes'), dict):
+        raise ValueError(f'{file}: needs `changes`, parameters by name, such as "focal: {{loss: focal}}"')
+    asked = dict(base={}, seeds=3) | asked
+    for key, value in asked.items():
+        if key not in _SWEEP or not isinstance(value, _SWEEP[key]):
+            raise ValueError(
+                f'{file}: {key} is {value!r}; a sweep has base and changes (parameters) and seeds (a number)'
+            )
+    for name, change in asked['changes'].items():
+        if not isinstance(change, dict) or not re.fullmatch(r'[\w.-]+', str(name)):
+            raise ValueError(f'{file}: change {name!r} is {change!r}; give a plain name and parameters')
+    if asked['seeds'] < 1 or 'seed' in asked['base']:
+        raise ValueError(f'{file}: seeds is {asked["seeds"]}; give the number of trainings, and no seed in base')
+    return asked
+
+
+def add_sweep(
+    file: str | Path,  # A YAML file with base, changes and seeds
+) -> dict:  # Parameters of the training notebook by the name of the training
+    "Add the configurations of a YAML file to `EXTENDED`, in a group with the name of the file"
+    file = Path(file)
+    asked, group = _read_sweep(file), file.stem
+    if group in EXTENDED:
+        raise ValueError(f'{file}: {group!r} is the name of a configuration of the ablation; rename the file')
+    parts = {group: Configuration(group, seeds=asked['seeds'])}
+    for name, change in asked['changes'].items():
+        parts[f'{group}+{name}'] = Configuration(group, group, change, seeds=asked['seeds'])
+    EXTENDED.update(parts)
+    seeds = range(asked['seeds'])
+    return {
+        f'{name}-seed{seed}': asked['base'] | c.change | dict(seed=seed) for name, c in parts.items() for seed in seeds
+    }

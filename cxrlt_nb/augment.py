@@ -114,13 +114,13 @@ _RULES = 'clip', 'mean', 'area'
 
 
 def mix_labels(
-    yb: Tensor,  # (B,L) targets in [0,1]
+    yb: Tensor,  # (B,L) targets in [0,1]; NaN is unknown
     index: Tensor,  # (n,K) places in the batch
     visible: Tensor,  # (n,K) visible share of each image, from a mixing function
     rule: str = 'clip',  # "clip": the union (§3.3); "mean": by nominal share; "area": by visible share
     nominal: Tensor | None = None,  # (n,K) shares that were drawn, e.g. λ and 1-λ; None: 1/K each
 ) -> Tensor:  # (n,L)
-    "Targets of mixtures; `ValueError` for an unknown rule"
+    "Targets of mixtures, unknown where they depend on an unknown target; `ValueError` for an unknown rule"
     if rule == 'clip':
         shares = (visible > 0).float()
     elif rule == 'area':
@@ -129,8 +129,13 @@ def mix_labels(
         shares = torch.full_like(visible, 1 / visible.shape[1]) if nominal is None else nominal
     else:
         raise ValueError(f'unknown label rule {rule!r}; known are {", ".join(_RULES)}')
-    shares = shares.to(yb.device, yb.dtype)
-    return torch.einsum('nk,nkl->nl', shares, yb[index.to(yb.device)]).clamp(max=1)
+    shares, parts = shares.to(yb.device, yb.dtype), yb[index.to(yb.device)]
+    unknown = parts.isnan()
+    mixed = torch.einsum('nk,nkl->nl', shares, parts.masked_fill(unknown, 0)).clamp(max=1)
+    depends = (unknown & (shares > 0)[..., None]).any(1)
+    if rule == 'clip':
+        depends = depends & (mixed < 1)  # the union of a finding and an unknown label is the finding
+    return mixed.masked_fill(depends, torch.nan)
 
 
 # %% ../nbs/03_augment.ipynb #282983e0

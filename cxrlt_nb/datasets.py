@@ -8,71 +8,34 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/datasets.html.md"""
 __all__ = ['PHANTOM_MARKS', 'CREDENTIALED', 'DATASETS', 'read_cxrlt', 'read_nih', 'read_source']
 
 # %% ../nbs/00b_datasets.ipynb #bc8125a1
+import importlib
 import importlib.util
 import inspect
+import os
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from .folds import assign, split_721
-from .table import KEYS, LABELS, SPLITS, StudyTable, check_table
-
-
-# %% ../nbs/00b_datasets.ipynb #a2601556
-def _find_columns(
-    path: Path,  # A csv file
-    columns: dict,  # Column, or a tuple of possible names → name in the study table
-) -> dict:  # Name in the file → name in the study table
-    "Find columns by name; `FileNotFoundError` or `ValueError` names the file and the column"
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing; a release has it next to its images')
-    try:
-        found = list(pd.read_csv(path, nrows=0).columns)
-    except pd.errors.EmptyDataError:
-        raise ValueError(f'{path.name}: the file is empty; it needs a header and one row per image') from None
-    names = {}
-    for choices, name in columns.items():
-        choices = choices if isinstance(choices, tuple) else (choices,)
-        present = [o for o in choices if o in found]
-        if not present:
-            wanted = ' or '.join(map(repr, choices))
-            raise ValueError(f'{path.name}: column {wanted} is missing; found {", ".join(found)}')
-        names[present[0]] = name
-    return names
-
-
-# %% ../nbs/00b_datasets.ipynb #a74d6ce7
-def _read_csv(
-    path: Path,  # A csv file
-    columns: dict,  # See `_find_columns`
-) -> pd.DataFrame:  # `columns` renamed and as text, all others unchanged; the index holds file and row
-    "Read a csv file; errors as in `_find_columns`"
-    names = _find_columns(path, columns)
-    df = pd.read_csv(path, dtype=dict.fromkeys(names, 'str'), low_memory=False).rename(columns=names)
-    df.index = pd.MultiIndex.from_arrays([np.repeat(path.name, len(df)), np.arange(2, len(df) + 2)])
-    return df
-
-
-# %% ../nbs/00b_datasets.ipynb #be7fcef6
-#: Empty, absolute, in a home folder, on a Windows drive, with a backslash, or with a part "..".
-_OUTSIDE = r'^\s*$|^/|^~|^[A-Za-z]:|\\|(?:^|/)\.\.(?:/|$)'
-
-
-def _join_paths(
-    df: pd.DataFrame,  # A data frame with a column `path`; its index holds file and row
-    root: Path,  # The folder of the release
-) -> pd.Series:  # The same paths, below `root`
-    "Join paths to `root`; `ValueError` if one would leave it"
-    outside = df.path.str.contains(_OUTSIDE, regex=True, na=True)
-    if outside.any():
-        file, row = df.index[outside.to_numpy().argmax()]
-        found = df.path[outside].iloc[0]
-        raise ValueError(f"{file}, row {row}, column 'path': found {found!r}; a path must stay inside {root.name}/")
-    return f'{root}/' + df.path
-
+from .folds import _split_release, _split_rest
+from .images import IMAGE_KINDS
+from .public import _PUBLIC
+from cxrlt_nb.reading import (
+    _join_paths,
+    _numbers,
+    _open_csv,
+    _parse_csv,
+    _plain_ids,
+    _read_csv,
+    _read_text,
+    _show_names,
+    _show_value,
+    _years,
+)
+from .table import KEYS, LABELS, SPLITS, StudyTable, _check_labels, check_table
 
 # %% ../nbs/00b_datasets.ipynb #6175cbce
 #: Findings that the 2024 release adds to `LABELS`.
@@ -124,13 +87,29 @@ def _add_sizes(
     if not files:
         return df.assign(width=None, height=None)
     sizes = _read_csv(files[0], {'dicom_id': 'image_id', 'Columns': 'width', 'Rows': 'height'})
-    sizes = sizes.set_index('image_id')[['width', 'height']].apply(pd.to_numeric)
+    for column in ['width', 'height']:
+        numbers = pd.to_numeric(sizes[column], errors='coerce').to_numpy('float64')
+        wrong = ~(np.isfinite(numbers) & (numbers == np.round(numbers)) & (numbers > 0))
+        if wrong.any():
+            file, row = sizes.index[wrong.argmax()]
+            name = dict(width='Columns', height='Rows')[column]
+            raise ValueError(f'{file}, row {row}, column {name!r}: a size must be a whole number of pixels')
+        sizes[column] = numbers
+    if (again := sizes.image_id.duplicated().to_numpy()).any():
+        file, row = sizes.index[again.argmax()]
+        raise ValueError(f"{file}, row {row}, column 'dicom_id': the id of an earlier row; list each image once")
+    sizes = sizes.set_index('image_id')
     return df.assign(width=df.image_id.map(sizes.width), height=df.image_id.map(sizes.height))
 
 
 # %% ../nbs/00b_datasets.ipynb #18e9385c
-def _describe_split(seed: int) -> str:
-    return f'made here: 7:1:2 by patient, stratified by label, seed {seed}'
+def _find_splits(
+    root: Path,  # The folder of the release
+) -> dict:  # Split → csv file
+    "The three csv files of a release, or the training file if it is alone"
+    files = {split: f'{split}.csv' for split in SPLITS}
+    others = [o for o in SPLITS[1:] if (root / files[o]).exists()]
+    return files if others else dict(train=files['train'])
 
 
 def _read_splits(
@@ -139,35 +118,42 @@ def _read_splits(
     files: dict,  # Split → csv file
 ) -> tuple[pd.DataFrame, list[str]]:  # All rows, labels
     "Read and join the csv files of a CXR-LT release; errors as in `read_cxrlt`"
-    parts = {split: _read_csv(root / file, _CXRLT_COLUMNS) for split, file in files.items()}
+    findings = [*LABELS, *_LABELS_2024, 'Normal']
+    parts = {split: _read_csv(root / file, _CXRLT_COLUMNS, findings) for split, file in files.items()}
+    for split, df in parts.items():
+        if {'Normal', 'No Finding'} <= set(df):
+            raise ValueError(f"{files[split]}: it has both 'Normal' and 'No Finding', which are one label; remove one")
     parts = {split: df.rename(columns={'Normal': 'No Finding'}) for split, df in parts.items()}
     known = sorted(o for o in LABELS + _LABELS_2024 if o in parts['train'])
+    if not known:
+        raise ValueError(f'{files["train"]}: it has no column of labels, such as {LABELS[0]!r}')
     labels = known if labels is None else labels
-    if missing := [o for o in labels if o not in parts['train']]:
-        raise ValueError(f'{files["train"]}: unknown label {missing[0]!r}; the file has {", ".join(known)}')
+    try:
+        _check_labels(labels, known)
+    except ValueError as e:
+        raise ValueError(f'{files["train"]}: {e}') from None
     columns = [*_CXRLT_COLUMNS.values(), *labels]
-    return pd.concat([df.reindex(columns=columns).assign(split=split) for split, df in parts.items()]), labels
+    every = pd.concat([df.reindex(columns=columns).assign(split=split) for split, df in parts.items()])
+    return every.assign(**{o: _numbers(every[o]) for o in labels}), labels
 
 
 # %% ../nbs/00b_datasets.ipynb #ff83bfee
 def read_cxrlt(
     root: str | Path,  # Folder with the csv files and `files/`
     labels: list[str] | None = None,  # Findings; None: all of CXR-LT 2023 or 2024 that the training file has
-    files: dict
-    | None = None,  # Split → csv file; None: train.csv, development.csv, test.csv; only train: a split is made
+    files: dict | None = None,  # Split → csv file; None: train.csv, development.csv, test.csv, or train.csv alone
     seed: int = 0,  # Seed of a split that is made here
+    uncertain: str = '',  # A key of `UNCERTAIN`; by default every label must be 0 or 1, or its split has none
 ) -> StudyTable:
     "Read CXR-LT 2023 or 2024 (§4.1); `FileNotFoundError` or `ValueError` names file, row and column"
     root = Path(root).expanduser().resolve()
-    files = files or {split: f'{split}.csv' for split in SPLITS}
+    files = files or _find_splits(root)
     df, labels = _read_splits(root, labels, files)
-    if df.empty:
-        raise ValueError(f'{root}: the table is empty; {", ".join(files.values())} have no rows')
     df = df.assign(path=_join_paths(df, root), study_id=df.study_id.str.removeprefix('s'), sex=None, age=None)
-    df = check_table(_add_sizes(df, root), labels, where=root.name)
+    df = check_table(_add_sizes(df, root), labels, where=root.name, uncertain=uncertain)
     splits = 'release'
     if set(files) == {'train'}:
-        df['split'], splits = split_721(df, labels, seed=seed), _describe_split(seed)
+        df['split'], splits = _split_release(df, labels, seed, where=f'{root.name}/{files["train"]}')
     phantom = _is_phantom(root, df.patient_id)
     source = 'phantom' if phantom else 'cxrlt'
     return StudyTable(df, labels, source, root, credentialed=not phantom, splits=splits)
@@ -210,14 +196,23 @@ def _nih_targets(
     findings: pd.Series,  # "Edema|Effusion" and so on; the index holds file and row
 ) -> pd.DataFrame:  # One 0/1 column per label
     "Split the findings of NIH into columns; `ValueError` if one is unknown"
-    targets = findings.fillna('').str.get_dummies('|')
-    if unknown := [o for o in targets if o not in _NIH_LABELS]:
-        file, row = targets.index[targets[unknown[0]].to_numpy().argmax()]
+    targets = findings.fillna('').str.get_dummies('|').drop(columns='', errors='ignore')
+    for label in [o for o in targets if o not in _NIH_LABELS]:
+        file, row = targets.index[targets[label].to_numpy().argmax()]
         raise ValueError(
-            f"{file}, row {row}, column 'Finding Labels': unknown label {unknown[0]!r}; "
+            f"{file}, row {row}, column 'Finding Labels': unknown label {label!r}; "
             f'known labels: {", ".join(_NIH_LABELS)}'
         )
-    return targets.reindex(columns=list(_NIH_LABELS), fill_value=0).rename(columns=_NIH_LABELS)
+    targets = targets.reindex(columns=list(_NIH_LABELS), fill_value=0).rename(columns=_NIH_LABELS)
+    count = targets.sum(axis=1).to_numpy()
+    wrong = (count == 0) | (targets['No Finding'].to_numpy() & (count > 1))
+    if wrong.any():
+        file, row = targets.index[wrong.argmax()]
+        raise ValueError(
+            f"{file}, row {row}, column 'Finding Labels': found {findings.iloc[wrong.argmax()]!r}; "
+            "it must be findings, or 'No Finding' alone"
+        )
+    return targets
 
 
 # %% ../nbs/00b_datasets.ipynb #bcd04ba0
@@ -229,14 +224,16 @@ def _nih_split(
 ) -> tuple[np.ndarray, str]:  # Split of each row; who made it
     "The official test list if there is one, otherwise 7:1:2 by patient (§4.1)"
     if root is None or not (root / 'test_list.txt').is_file():
-        return split_721(df, labels, seed=seed), _describe_split(seed)
-    listed = (root / 'test_list.txt').read_text().split()
+        return _split_release(df, labels, seed, where=root.name if root else 'NIH table')
+    listed = _read_text(root / 'test_list.txt').split()
     is_test = df.image_id.isin(listed).to_numpy()
-    parts = assign(df[~is_test], labels, [7 / 8, 1 / 8], seed=seed)
-    split = np.full(len(df), 'test', object)
-    split[~is_test] = np.array(['train', 'development'], object)[parts]
-    rule = f'test: the official list; development made here: one patient in eight, stratified by label, seed {seed}'
-    return split, rule
+    if is_test.all() or not is_test.any():
+        found = 'all' if is_test.all() else 'none'
+        raise ValueError(
+            f'test_list.txt: {found} of the {len(df)} images of the table are in its {len(listed)} names; '
+            'it must name some, as in the column "Image Index"'
+        )
+    return _split_rest(df, labels, is_test, 'the official list', seed, where=root.name)
 
 
 # %% ../nbs/00b_datasets.ipynb #fba68c0b
@@ -260,9 +257,9 @@ def read_nih(
     df = _read_csv(root / 'Data_Entry_2017_v2020.csv' if root else _nih_table_file(), _NIH_COLUMNS)
     df = df.assign(split='train', **_nih_targets(df.findings))
     df['path'] = _join_paths(df.assign(path='images/' + df.image_id), root) if root else None
-    df['study_id'] = df.patient_id + '_' + df.follow_up
-    df['age'] = pd.to_numeric(df.age.str.extract(r'(\d+)')[0])
-    df[['width', 'height']] = df[['width', 'height']].apply(pd.to_numeric)
+    df['study_id'] = df.patient_id + '_' + df.follow_up.str.strip()
+    df['age'] = _years(df.age)
+    df[['width', 'height']] = df[['width', 'height']].apply(_numbers)
     labels = list(_NIH_LABELS.values())
     df = check_table(df, labels, where=root.name if root else 'NIH table')
     df['split'], splits = _nih_split(df, labels, root, seed)
@@ -314,35 +311,40 @@ def _find_usual(
 ) -> dict:  # Name in the file → name in the study table
     "Find the columns of a study table in a file; `ValueError` if a given one, or the images, are missing"
     if missing := [o for o in given.values() if o not in found]:
-        raise ValueError(f'{where}: column {missing[0]!r} is missing; found {", ".join(found)}')
+        raise ValueError(f'{where}: column {missing[0]!r} is missing; found {_show_names(found)}')
     names = {name: column for column, name in given.items()}
     if len(names) < len(given):
         raise ValueError(f'{where}: columns gives the same column twice: {", ".join(given.values())}')
-    plain = {_plain_name(o): o for o in reversed(found) if o not in names}
+    plain: dict[str, list] = {}
+    for name in [o for o in found if o not in names]:
+        plain.setdefault(_plain_name(name), []).append(name)
     for column, usual in _USUAL.items():
-        name = next((plain[o] for o in usual if o in plain), None)
-        if column not in given and name is not None:
-            names[name] = column
-            del plain[_plain_name(name)]
+        same = plain.get(next((o for o in usual if o in plain), ''), [])
+        if column not in given and same:
+            if len(same) > 1:
+                alike = ' and '.join(map(repr, same))
+                raise ValueError(f'{where}: columns {alike} have the same meaning; choose one, columns={usual[0]}=NAME')
+            names[same[0]] = column
+            del plain[_plain_name(same[0])]
     if 'path' not in names.values():
         usual = ', '.join(_USUAL['path'])
         raise ValueError(
-            f'{where}: no column of images ({usual}); name it, columns=image=NAME; found {", ".join(found)}'
+            f'{where}: no column of images ({usual}); name it, columns=image=NAME; found {_show_names(found)}'
         )
     return names
 
 
 # %% ../nbs/00b_datasets.ipynb #2d962edc
-_SUFFIXES = {'.jpg', '.jpeg', '.png'}
+_SUFFIXES = {suffix for suffixes in IMAGE_KINDS.values() for suffix in suffixes}
 
 
 def _find_images(
-    df: pd.DataFrame,  # A data frame with a column `path`; its index holds file and row
+    images: pd.Series,  # The column of images; its index holds file and row
     root: Path,  # The folder of the table
 ) -> pd.Series:  # Paths below `root`
-    "The path of each image; `FileNotFoundError` names file and row"
-    names = df.path.fillna('').str.removeprefix(f'{root}/').str.removeprefix('./')
-    is_path = names.str.lower().str.endswith(tuple(_SUFFIXES)) & (root / names.iloc[0]).is_file()
+    "The path of each image; `FileNotFoundError` names file, row and column"
+    names = images.fillna('').str.strip().str.removeprefix(f'{root}/').str.removeprefix('./')
+    is_path = names.str.lower().str.endswith(tuple(_SUFFIXES)) & os.path.isfile(root / names.iloc[0])
     if is_path.all():
         return names
     files: dict[str, set] = {}
@@ -354,8 +356,10 @@ def _find_images(
         keys = (name, PurePosixPath(name).name, PurePosixPath(name).stem)
         match = next((files[o] for o in keys if o in files), set())
         if len(match) != 1:
-            what = f'{len(match)} images have that name' if match else 'there is no such image'
-            raise FileNotFoundError(f'{file}, row {row}: found {name!r}; below {root} {what}')
+            what = (
+                f'{len(match)} images below {root} have its name' if match else f'there is no such image below {root}'
+            )
+            raise FileNotFoundError(f'{file}, row {row}, column {images.name!r}: {what}')
         found[file, row] = next(iter(match))
     return found
 
@@ -379,49 +383,63 @@ def _table_file(
 
 
 # %% ../nbs/00b_datasets.ipynb #5d091aa0
-def _read_rows(
-    file: Path,  # A csv or parquet file
-) -> pd.DataFrame:  # Its columns; the index holds file and row
-    "Read a table; `ValueError` names the file"
+def _read_parquet(
+    file: Path,  # A parquet file
+) -> pd.DataFrame:  # Its columns as text; the index holds file and row, from 1
+    "Read a parquet file; `ValueError` names it"
     try:
-        parquet = file.suffix == '.parquet'
-        df = pd.read_parquet(file) if parquet else pd.read_csv(file, dtype='str', skipinitialspace=True)
-    except (ValueError, OSError) as e:  # also of pandas' and pyarrow's parsers
+        df = pd.read_parquet(file)
+    except (ValueError, OSError) as e:  # also of pyarrow
         raise ValueError(f'{file.name}: it cannot be read: {str(e).splitlines()[0]}') from None
     if any(o is not None for o in df.index.names):
         df = df.reset_index()
     df.columns = df.columns.astype('str').str.strip()
-    if df.empty or (len(df.columns) == 1 and not df.columns[0].isidentifier()):
+    if twice := list(df.columns[df.columns.duplicated()]):
+        raise ValueError(f'{file.name}: two columns are called {_show_names(twice[:1])!r}; rename or remove one')
+    if df.empty:
+        raise ValueError(f'{file.name}: there are no rows; it needs one row per image')
+    df.index = pd.MultiIndex.from_arrays([np.repeat(file.name, len(df)), np.arange(1, len(df) + 1)])
+    return df.apply(lambda o: o.map(str, na_action='ignore').astype('str'))
+
+
+def _read_rows(
+    file: Path,  # A csv or parquet file
+) -> pd.DataFrame:  # Its columns; the index holds file and row
+    "Read a table as text; `ValueError` names the file"
+    if file.suffix == '.parquet':
+        df = _read_parquet(file)
+    else:
+        content = _open_csv(file)
+        named = [o for o in content[1] if o]
+        df = _parse_csv(file, content, [], text=named)
+    if len(df.columns) == 1 and not df.columns[0].isidentifier():
         raise ValueError(f'{file.name}: it needs a header and one row per image, with commas between columns')
-    df.index = pd.MultiIndex.from_arrays([np.repeat(file.name, len(df)), np.arange(2, len(df) + 2)])
     return df
 
 
 # %% ../nbs/00b_datasets.ipynb #8839974d
-def _numbers(
-    values: pd.Series,  # A column
-) -> pd.Series:
-    "A column with numbers, and True and False as 1 and 0, where it has them; all else as it is, for a message"
-    plain = values.astype('object').replace({'True': 1, 'False': 0, True: 1, False: 0})
-    numbers = pd.to_numeric(plain, errors='coerce')
-    return plain.where(numbers.isna(), numbers)
-
-
-def _label_columns(
+def _marked_columns(
     df: pd.DataFrame,  # Columns that have passed `_numbers`
-    where: str,  # Name of the file
 ) -> list[str]:
-    "Columns that hold 0, 1 and nothing else; `ValueError` if there is none, or if one holds −1 too"
+    "Columns that hold two or three of 0, 1 and -1, and perhaps empty cells"
     values = {o: set(df[o].dropna().unique()) for o in df}
-    if uncertain := [o for o, found in values.items() if -1 in found and found <= {-1, 0, 1}]:
-        raise ValueError(
-            f'{where}: column {uncertain[0]!r} holds -1; a label must be 0, 1, or missing for a whole split. '
-            'Name the labels to learn with labels=...'
-        )
-    labels = [o for o, found in values.items() if found == {0, 1}]
-    if not labels:
-        raise ValueError(f'{where}: no column holds 0 and 1 and nothing else; name the labels with labels=...')
-    return labels
+    return [o for o, found in values.items() if found <= {-1, 0, 1} and len(found) > 1]
+
+
+# %% ../nbs/00b_datasets.ipynb #a8869d34
+def _check_almost_marked(
+    df: pd.DataFrame,  # Columns that have passed `_numbers`; the index holds file and row
+):
+    "`ValueError` if a column would be a label but for a few cells"
+    for column in df:
+        filled = df[column].dropna()
+        odd = ~filled.isin([-1, 0, 1]).to_numpy()
+        if 0 < odd.mean() < 0.1 and {0, 1} <= set(filled[~odd]):
+            (file, row), found = filled.index[odd.argmax()], _show_value(filled.iloc[odd.argmax()])
+            raise ValueError(
+                f'{file}, row {row}, column {column!r}: found {found}, but 0 and 1 in nearly all other rows; '
+                'correct it, or name the labels with labels=...'
+            )
 
 
 # %% ../nbs/00b_datasets.ipynb #dec89bd0
@@ -435,18 +453,42 @@ def _add_patients(
     return df.assign(study_id=study, patient_id=df[by]), by.removesuffix('_id')
 
 
-def _check_splits(
-    df: pd.DataFrame,  # A study table
+def _warn_of_units(
     by: str,  # From `_add_patients`
     where: str,  # Name of the file
 ):
-    "Warn of held-out images whose patients may be in training"
-    torn = int((df.groupby('patient_id').split.nunique() > 1).sum())
-    if torn:
-        warnings.warn(f'{where}: {torn} patients are in several splits; scores will be too high', stacklevel=4)
+    "Warn if patients are not known"
     if by != 'patient':
         text = f'{where}: no column of patients; splits, folds and intervals are by {by}'
         warnings.warn(f'{text}. If patients have several, scores are too high', stacklevel=4)
+
+
+# %% ../nbs/00b_datasets.ipynb #6d63651e
+def _find_labels(
+    df: pd.DataFrame,  # All columns of a file, as text
+    names: dict,  # From `_find_usual`
+    labels: list[str] | None,  # The labels that a user has named; None: all there are
+    where: str,  # Name of the file
+) -> tuple[pd.DataFrame, list[str]]:  # The columns that may be labels, with numbers; the labels
+    "The labels of a file; `ValueError` if one is unknown, or a column that has another meaning"
+    marks = df[[o for o in df if o not in names and o not in KEYS]].apply(_numbers)
+    doubtful = [o for o in names if o in labels] if labels else _marked_columns(df[list(names)].apply(_numbers))
+    if doubtful := [o for o in doubtful if labels or names[o] == 'age']:
+        column = names[doubtful[0]].removesuffix('_id')
+        raise ValueError(
+            f'{where}: column {doubtful[0]!r} is read as the {column} of each image, but looks like a label; '
+            'rename it, or name the labels with labels=...'
+        )
+    try:
+        _check_labels(labels or [], list(marks))
+    except ValueError as e:
+        raise ValueError(f'{where}: {e}') from None
+    if not labels:
+        _check_almost_marked(marks)
+        labels = _marked_columns(marks)
+    if not labels:
+        raise ValueError(f'{where}: no column holds 0 and 1 and nothing else; name the labels with labels=...')
+    return marks, list(labels)
 
 
 # %% ../nbs/00b_datasets.ipynb #28ccfde2
@@ -455,29 +497,29 @@ def _read_table(
     seed: int = 0,  # Seed of a split that is made here
     columns: str = '',  # Names of its columns, e.g. "image=file;patient=mrn"; by default the usual ones
     labels: list[str] | None = None,  # Its label columns; None: all columns that hold only 0 and 1
+    uncertain: str = '',  # A key of `UNCERTAIN`; by default -1 and single empty cells are refused
 ) -> StudyTable:
     "Read any table; `FileNotFoundError` or `ValueError` names file, row and column"
     file = _table_file(root)
     df = _read_rows(file)
     names = _find_usual(list(df), _parse_columns(columns), file.name)
-    others = [o for o in df if o not in names and o not in KEYS]
-    if unknown := [o for o in labels or [] if o not in others]:
-        raise ValueError(f'{file.name}: unknown label {unknown[0]!r}; the file has {", ".join(others)}')
-    marks = df[others].apply(_numbers)
-    labels = list(dict.fromkeys(labels or _label_columns(marks, file.name)))
-    df = df[list(names)].astype('str').rename(columns=names).apply(lambda o: o.str.strip())
-    paths = _find_images(df, file.parent)
-    df = df.assign(path=_join_paths(df.assign(path=paths), file.parent), image_id=paths.to_numpy())
+    marks, labels = _find_labels(df, names, labels, file.name)
+    in_file = {column: name for name, column in names.items()}
+    for name in [k for k, v in names.items() if v.endswith('_id')]:
+        df[name] = _plain_ids(df[name])
+    age = _years(df[in_file['age']]) if 'age' in in_file else None
+    paths = _find_images(df[in_file['path']], file.parent)
+    df = df[list(names)].rename(columns=names).apply(lambda o: o.str.strip())
+    df = df.assign(path=_join_paths(df.assign(path=paths), file.parent), image_id=paths.to_numpy(), age=age)
     made, (df, by) = 'split' not in df, _add_patients(df)
     df['split'] = 'train' if made else df.split.str.lower().replace(_SPLIT_NAMES)
-    df['age'] = pd.to_numeric(df.age.str.extract(r'(\d+(?:\.\d+)?)')[0]) if 'age' in df else None
     df = df.assign(**{o: None for o in KEYS if o not in df}, **marks[labels])
-    df, splits = check_table(df, labels, where=file.parent.name), f'column of {file.name}'
+    df, splits = check_table(df, labels, where=file.parent.name, uncertain=uncertain), f'column of {file.name}'
     if made:
-        every = [o for o in marks if set(marks[o].unique()) == {0, 1}] or labels
-        stratified = df.assign(**marks[every].reset_index(drop=True).astype('int8'))
-        df['split'], splits = split_721(stratified, every, seed=seed), _describe_split(seed)
-    _check_splits(df, by, file.name)
+        every = _marked_columns(marks) or labels
+        stratified = df.assign(**(marks[every] == 1).reset_index(drop=True).astype('int8'))
+        df['split'], splits = _split_release(stratified, every, seed, where=file.name)
+    _warn_of_units(by, file.name)
     splits += '' if by == 'patient' else f'; no column of patients: splits, folds and intervals are by {by}'
     return StudyTable(df, labels, 'csv', file.parent, credentialed=True, splits=splits)
 
@@ -485,31 +527,140 @@ def _read_table(
 # %% ../nbs/00b_datasets.ipynb #30ccd530
 #: The words by which the output of a notebook shows that credentialed data were read.
 CREDENTIALED = 'credentialed' + ' data'
-#: Name → reader: a function of `root` and `seed` that returns a `StudyTable`; it may take `labels` and `columns` too.
-DATASETS = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih, csv=_read_table)
+#: Name → reader: a function of `root` and `seed` that returns a `StudyTable`; it may take `labels`, `columns` and
+#: `uncertain` too.
+DATASETS: dict[str, Callable] = dict(phantom=read_cxrlt, cxrlt=read_cxrlt, nih=read_nih, csv=_read_table) | _PUBLIC
 
 
+def _find_reader(
+    data: str,  # A key of `DATASETS`, or "package.module:reader"
+) -> Callable:
+    "The reader of a data set; `ValueError` if there is none"
+    if data in DATASETS:
+        return DATASETS[data]
+    module, colon, name = data.partition(':')
+    if not colon:
+        raise ValueError(
+            f'unknown data set {data!r}; known data sets: {", ".join(DATASETS)}, or a reader, package.module:reader'
+        )
+    if not all(o.isidentifier() for o in [*module.split('.'), name]):
+        raise ValueError(f'data {data!r}: a reader must be written package.module:reader')
+    try:
+        reader = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as e:
+        if not f'{module}.'.startswith(f'{e.name}.'):
+            raise  # the module exists, and lacks something itself
+        raise ValueError(f'data {data!r}: no module {module!r} in the working folder or on PYTHONPATH') from None
+    if not inspect.isfunction(reader) or not {'root', 'seed'} <= set(inspect.signature(reader).parameters):
+        raise ValueError(f'data {data!r}: {name!r} must be a function of {module}, with the parameters root and seed')
+    return reader
+
+
+# %% ../nbs/00b_datasets.ipynb #ca0e6a5c
+def _reader_options(
+    reader: Callable,  # From `_find_reader`
+    data: str,  # Name of the data set
+    labels: list[str] | None,  # Findings to keep
+    columns: str,  # Names of columns
+    uncertain: str,  # A key of `UNCERTAIN`
+) -> dict:
+    "The options that a reader takes; `ValueError` if one is given that it does not take"
+    accepted = inspect.signature(reader).parameters
+    reasons = dict(columns='has known columns', uncertain='has no uncertain labels')
+    options = {k: v for k, v in dict(columns=columns, uncertain=uncertain).items() if k in accepted}
+    for name, value in dict(columns=columns, uncertain=uncertain).items():
+        if value and name not in accepted:
+            raise ValueError(f'{name} is {value!r}, but data={data} {reasons[name]}; leave it out, or use data=csv')
+    return options | (dict(labels=labels) if 'columns' in accepted else {})
+
+
+# %% ../nbs/00b_datasets.ipynb #46082d4d
+#: Data sets that may be shown.
+_OPEN = ['nih', 'openi', 'rsna']
+
+
+def _mark_credentialed():
+    text = f'{CREDENTIALED}: do not show rows or images, and do not commit outputs'
+    warnings.warn(text, stacklevel=4)
+
+
+def _read_marked(
+    data: str,  # Name of the data set
+    root: str | Path,  # Folder of the release
+    read: Callable,  # Its reader, with all options
+) -> StudyTable:
+    "Read a data set, and warn if it is credentialed: at once if that is known, else after reading, or when it fails"
+    phantom = data in ('phantom', 'cxrlt') and (Path(root).expanduser() / PHANTOM_MARKS['file']).is_file()
+    marked = data not in _OPEN and not phantom and (data in ('phantom', 'cxrlt', 'csv') or data in _PUBLIC)
+    if marked:
+        _mark_credentialed()
+    try:
+        table = read(root)
+    except BaseException:
+        if not marked and data not in _OPEN:
+            _mark_credentialed()
+        raise
+    if not isinstance(table, StudyTable):
+        raise ValueError(f'data {data!r}: the reader returns {type(table).__name__}; it must return a StudyTable')
+    if table.credentialed and not marked:
+        _mark_credentialed()
+    return table
+
+
+# %% ../nbs/00b_datasets.ipynb #5b00a3f9
+def _count_leaks(
+    df: pd.DataFrame,  # Study table
+) -> dict[str, int]:  # How many patients, studies and images are in several splits; nothing if none
+    "Count what is on both sides of a split"
+    counts = {}
+    for name, column in dict(patients='patient_id', studies='study_id', images='path').items():
+        pairs = df[[column, 'split']].dropna().drop_duplicates()
+        counts[name] = int((pairs[column].value_counts() > 1).sum())
+    return {name: n for name, n in counts.items() if n}
+
+
+def _check_leaks(
+    table: StudyTable,  # From a reader
+    allow_leaks: bool,  # Whether leaks are allowed
+) -> StudyTable:  # The same; its notes hold the leaks if there are any
+    "`ValueError` if a patient, study or image is in several splits; only a warning if that is allowed"
+    leaks = _count_leaks(table.df)
+    if not leaks:
+        return table
+    text = ' and '.join(f'{n} {name}' for name, n in leaks.items())
+    if not allow_leaks:
+        raise ValueError(
+            f'{table.source}: {text} are in more than one split, so scores would be too high; '
+            'correct the splits, or accept this with allow_leaks=True'
+        )
+    warnings.warn(f'{table.source}: {text} are in more than one split; scores are too high', stacklevel=3)
+    return replace(table, notes=table.notes | dict(leaks=leaks))
+
+
+# %% ../nbs/00b_datasets.ipynb #bbe044bf
 def read_source(
-    data: str,  # A key of `DATASETS`
+    data: str,  # A key of `DATASETS`, or a reader, "package.module:reader"
     root: str | Path,  # Folder of the release
     seed: int = 0,  # Seed of splits that are made here
     labels: list[str] | None = None,  # Findings to keep; None: all
     columns: str = '',  # For data=csv: names of columns, e.g. "image=file;patient=mrn"
+    uncertain: str = '',  # What -1 becomes, a key of `UNCERTAIN`; by default -1 and single empty cells are refused
+    allow_leaks: bool = False,  # Whether patients, studies and images may be in several splits
 ) -> StudyTable:
-    "Read a data set; `ValueError` if it or a label is unknown, or if `root` contains another data set"
-    if data not in DATASETS:
-        raise ValueError(f'unknown data set {data!r}; known data sets: {", ".join(DATASETS)}')
-    any_columns = 'columns' in inspect.signature(DATASETS[data]).parameters
-    if columns and not any_columns:
-        raise ValueError(f'columns is {columns!r}, but data={data} has known columns; leave it out, or use data=csv')
-    table = DATASETS[data](root, seed=seed, **(dict(labels=labels, columns=columns) if any_columns else {}))
+    "Read a data set; `ValueError` if it, a label or a split is wrong, or if `root` contains another data set"
+    reader = _find_reader(data)
+    options = _reader_options(reader, data, labels, columns, uncertain)
+    table = _read_marked(data, root, lambda folder: reader(folder, seed=seed, **options))
     if data == 'phantom' and table.source != 'phantom':
         raise ValueError(
             f'{root} is not a phantom: it lacks {PHANTOM_MARKS["file"]}, or has patient ids below '
             f'{PHANTOM_MARKS["first_patient"]:,}; use data=cxrlt for a real release'
         )
-    if unknown := [o for o in labels or [] if o not in table.labels]:
-        raise ValueError(f'unknown label {unknown[0]!r}; {data} has {", ".join(table.labels)}')
-    if table.credentialed:
-        warnings.warn(f'{CREDENTIALED}: do not show rows or images, and do not commit outputs', stacklevel=2)
+    if data not in DATASETS:  # a reader from outside may have left out the last step
+        table = replace(table, df=check_table(table.df, table.labels, where=data, uncertain='ignore'))
+    try:
+        _check_labels(labels or [], table.labels)
+    except ValueError as e:
+        raise ValueError(f'{data}: {e}') from None
+    table = _check_leaks(table, allow_leaks)
     return replace(table, labels=list(labels)) if labels else table

@@ -169,9 +169,11 @@ def fit_on(
     seed: int = 0,  # See `fit`; each process draws its own augmentations
     cbs: Sequence[Callback] = (),  # See `fit`; each process has a copy
     sync_bn: bool = True,  # On GPUs, normalise over the whole batch; else each process normalises its share
+    checkpoint_minutes: float = 10.0,  # See `fit`; several processes write checkpoints after each epoch only
 ) -> pd.DataFrame:  # One row per epoch
     "Train on several GPUs (or processes on a CPU), or resume what `folder` holds; `ValueError` as in `_share`"
     kwargs = dict(folder=folder, epochs=epochs, lr=lr, schedule=schedule, body_lr=body_lr, seed=seed, cbs=cbs)
+    kwargs['checkpoint_minutes'] = checkpoint_minutes
     _share(learn.dls.bs, processes)
     if processes > 1 and _epochs_done(folder) < epochs:
         learn.model.cpu()  # each process has a copy on its own GPU

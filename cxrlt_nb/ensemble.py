@@ -28,19 +28,33 @@ from scipy.special import expit, logit, softmax
 from .files import write_atomically
 from .folds import kfold
 from .intervals import estimates
-from .metrics import METRICS, average_precision
+from .metrics import METRICS, average_precision, check_scores
 
 
 # %% ../nbs/06_ensemble.ipynb #f98ed2e9
 def _named(frames) -> dict:
-    "Predictions by name; those of a list are named 0, 1, …"
-    return dict(frames) if isinstance(frames, Mapping) else dict(enumerate(frames))
+    "Predictions by name; those of a list are named 0, 1, …; `ValueError` if there is none, or if one is no frame"
+    if not isinstance(frames, (Mapping, list, tuple)):
+        raise ValueError('predictions must be a dict by name, or a list')
+    frames = dict(frames) if isinstance(frames, Mapping) else dict(enumerate(frames))
+    if not frames:
+        raise ValueError('no predictions; there must be at least one')
+    for name, frame in frames.items():
+        _check_frame(f'prediction {name!r}', frame)
+    return frames
+
+
+def _check_frame(what, frame):
+    "`ValueError` if something is no frame, or has an image or a label twice"
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f'{what} must be a DataFrame, indexed by image id, with one column per label')
+    for kind, index in dict(image=frame.index, label=frame.columns).items():
+        if index.has_duplicates:
+            raise ValueError(f'{what} has {kind} {index[index.duplicated()][0]!r} twice')
 
 
 def _check_same(what, first, name, a, b):
-    "`ValueError` that says which images or labels `b` has twice, lacks, or has in addition to `a`"
-    if b.has_duplicates:
-        raise ValueError(f'prediction {name!r} has {what} {b[b.duplicated()][0]!r} twice')
+    "`ValueError` that says which images or labels `b` lacks, or has in addition to `a`"
     lacks, more = a.difference(b, sort=False), b.difference(a, sort=False)
     if len(lacks) or len(more):
         raise ValueError(
@@ -51,7 +65,7 @@ def _check_same(what, first, name, a, b):
 
 def _check_probabilities(name, frame):
     "`ValueError` that names the first value outside [0,1]"
-    values = frame.to_numpy('float32', na_value=np.nan)
+    values = frame.apply(pd.to_numeric, errors='coerce').to_numpy('float32', na_value=np.nan)
     ok = (values >= 0) & (values <= 1)
     if not ok.all():
         r, c = np.argwhere(~ok)[0]
@@ -62,13 +76,15 @@ def _check_probabilities(name, frame):
 # %% ../nbs/06_ensemble.ipynb #9924c199
 def _align(
     frames,  # Predictions: a dict by name, or a list
-) -> dict:  # By name, rows and columns in the order of the first
+    y_true: pd.DataFrame | None = None,  # Targets; by default the first prediction decides the order
+) -> dict:  # By name, rows and columns in the order of the targets, or of the first
     "Bring predictions into one order by image id and label; `ValueError` if they do not match, or are no probabilities"
     frames = _named(frames)
-    if not frames:
-        raise ValueError('no predictions; there must be at least one')
-    first = next(iter(frames))
-    rows, columns = frames[first].index, frames[first].columns
+    first, like = next(iter(frames.items()))
+    if y_true is not None:
+        first, like = 'targets', y_true
+        _check_frame('targets', y_true)
+    rows, columns = like.index, like.columns
     for name, frame in frames.items():
         _check_same('image', first, name, rows, frame.index)
         _check_same('label', first, name, columns, frame.columns)
@@ -99,7 +115,7 @@ def _transform(
     how: str,  # A name in `MEANS`
 ) -> np.ndarray:  # `(M,N,C)`
     "The predictions of M models as they are averaged; `ValueError` for an unknown mean"
-    if how not in MEANS:
+    if how not in list(MEANS):
         raise ValueError(f'how={how!r} is unknown; choose from {list(MEANS)}')
     before, _ = MEANS[how]
     return np.stack([before(frame.to_numpy('float32')) for frame in frames.values()])
@@ -108,8 +124,10 @@ def _transform(
 # %% ../nbs/06_ensemble.ipynb #bd656b0f
 def _check_weights(weights, names) -> pd.Series:
     "Weights in the order of `names`; `ValueError` if one is missing or negative, or if their sum is not 1"
-    if set(dict(weights)) != set(names):
-        raise ValueError(f'weights for {list(dict(weights))}, predictions {list(names)}; each needs one weight')
+    if not isinstance(weights, (Mapping, pd.Series)):
+        raise ValueError('weights must be a dict or Series by the name of the prediction')
+    if sorted(map(str, weights.keys())) != sorted(map(str, names)):
+        raise ValueError(f'weights for {list(weights.keys())}, predictions {list(names)}; each needs one weight')
     w = pd.Series(weights, index=list(names), dtype=float)
     if not ((w >= 0).all() and np.isclose(w.sum(), 1)):
         raise ValueError(f'weights {w.to_dict()}; they must be 0 or more and sum to 1')
@@ -139,6 +157,7 @@ def out_of_fold(
     frames = _named(frames)
     labels = next(iter(frames.values())).columns
     for name, frame in frames.items():
+        _check_probabilities(name, frame)
         odd = set(frame.columns) ^ set(labels)
         if odd:
             raise ValueError(f'fold {name!r} does not have the labels of the first: {sorted(odd)[:3]} differ')
@@ -159,9 +178,11 @@ def blend_weights(
     how: str = 'prob',  # Kind of mean, see `mean_ensemble`
 ) -> pd.Series:  # Weight of each model; their sum is 1
     "Weights with the highest out-of-fold mAP, never below that of equal weights; deterministic"
-    frames = _align(dict(targets=y_true) | _align(oof_frames))
-    y = frames.pop('targets').to_numpy(bool)
+    frames = _align(oof_frames, y_true)
+    y = check_scores(y_true, next(iter(frames.values())))[0].astype(bool)
     positive, n = y.any(0), len(frames)
+    if not positive.any():
+        raise ValueError('weights cannot be learned: no label has a positive image')
     x = _transform(frames, how).astype('float32')
 
     def loss(z):
@@ -178,6 +199,16 @@ def blend_weights(
 
 
 # %% ../nbs/06_ensemble.ipynb #7786dddf
+def _of_images(values, images, what) -> pd.Series:
+    "A Series in the order of images; `ValueError` if it is none, names an image twice, or says nothing about one"
+    if not isinstance(values, pd.Series) or values.index.has_duplicates:
+        raise ValueError(f'{what} must be a Series, indexed by image id, with one value per image')
+    lacking = images[values.reindex(images).isna()]
+    if len(lacking):
+        raise ValueError(f'no {what} for {len(lacking)} images, e.g. {lacking[0]!r}')
+    return values.loc[images]
+
+
 def nested_blend(
     oof_frames,  # Out-of-fold predictions of several models: a dict by name, or a list
     y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
@@ -187,12 +218,9 @@ def nested_blend(
     seed: int = 0,  # Of the parts
 ) -> tuple:  # Blend of all images, in the order of `y_true`; weights, one row per part
     "Blend each part of the patients with weights learned on the others, so that the blend can be scored on all images"
-    frames = _align(dict(targets=y_true) | _align(oof_frames))
-    del frames['targets']
-    missing = y_true.index.difference(patient_id.index)
-    if len(missing):
-        raise ValueError(f'no patient_id for {len(missing)} images, e.g. {missing[0]!r}')
-    part = kfold(y_true.assign(patient_id=patient_id.loc[y_true.index]), list(y_true), n_splits, seed=seed)
+    frames = _align(oof_frames, y_true)
+    patient_id = _of_images(patient_id, y_true.index, 'patient_id')
+    part = kfold(y_true.assign(patient_id=patient_id), list(y_true), n_splits, seed=seed)
     weights, blends = {}, []
     for k in range(n_splits):
         learn_on = {name: frame[part != k] for name, frame in frames.items()}
@@ -204,17 +232,16 @@ def nested_blend(
 
 # %% ../nbs/06_ensemble.ipynb #222ff110
 def _view_weights(
-    view: pd.Series,  # View of each image; missing ones count as "unknown"
+    view: pd.Series,  # View of each image
     view_weights: dict,  # Weight by view
 ) -> pd.Series:
     "Weight of each image; `ValueError` names views without a weight"
-    names = view.astype(object).where(view.notna(), 'unknown')
-    unknown = sorted(set(names) - set(view_weights))
+    unknown = sorted(set(view) - set(view_weights))
     if unknown:
         raise ValueError(f'no weight for views {unknown}; view_weights has {list(view_weights)}')
-    w = names.map(view_weights).astype(float)
-    if not (w > 0).all():
-        raise ValueError(f'view_weights={view_weights}; weights must be positive')
+    w = pd.to_numeric(view.map(view_weights), errors='coerce').astype(float)
+    if not (np.isfinite(w) & (w > 0)).all():
+        raise ValueError(f'view_weights={view_weights}; weights must be positive numbers')
     return w
 
 
@@ -225,13 +252,14 @@ def study_mean(
     view_weights: dict | None = None,  # Positive weight of each view and of "unknown"; equal if None
 ) -> pd.DataFrame:  # In the order of `frame`, equal within a study
     "Replace each prediction by the (weighted) mean of its study; `ValueError` names images without a study"
-    missing = frame.index.difference(study_id.index)
-    if len(missing):
-        raise ValueError(f'no study_id for {len(missing)} images, e.g. {missing[0]!r}')
+    _check_frame('the prediction', frame)
+    study = _of_images(study_id, frame.index, 'study_id')
     if (view is None) != (view_weights is None):
         raise ValueError('view and view_weights belong together; give both or neither')
-    w = pd.Series(1.0, frame.index) if view is None else _view_weights(view.reindex(frame.index), view_weights)
-    study = study_id.loc[frame.index]
+    w = pd.Series(1.0, frame.index)
+    if view is not None:
+        given = _of_images(view.fillna('unknown') if isinstance(view, pd.Series) else view, frame.index, 'view')
+        w = _view_weights(given, view_weights)
     weighted_sum = frame.mul(w, axis=0).groupby(study).transform('sum')
     return weighted_sum.div(w.groupby(study).transform('sum'), axis=0).astype('float32')
 
@@ -240,12 +268,12 @@ def study_mean(
 def ladder(
     y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
     steps: dict,  # Prediction of each step by name, in order
-    patient_id,  # Patient of each row of `y_true`
+    patient_id,  # Patient of each row of `y_true`; a Series is matched by its index
     n: int = 1000,  # Replicates
     seed: int = 0,  # Of the draws, the same for all steps
 ) -> pd.DataFrame:  # By (step, metric): value, low, high; difference to the step above, diff_low, diff_high, p
     "All metrics of each step with 95 % intervals over patients, and paired differences; F1 at threshold 0.5 (§4.4)"
-    frames = _align(dict(targets=y_true) | _align(steps))
+    frames = _align(steps, y_true)
     rows, before = {}, {}
     for name in steps:
         found = estimates(y_true, frames[name], patient_id, n, seed, metrics=list(METRICS))

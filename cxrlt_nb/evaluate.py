@@ -18,6 +18,7 @@ __all__ = [
 # %% ../nbs/06b_evaluate.ipynb #83f9656f
 import difflib
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from fastcore.basics import AttrDict
 
 from .datasets import DATASETS, read_source
 from .files import write_atomically, write_json
+from .folds import align_rows
 from cxrlt_nb.intervals import (
     MIN_POSITIVE_PATIENTS,
     Estimate,
@@ -38,7 +40,7 @@ from cxrlt_nb.intervals import (
     positive_patients,
     replicates,
 )
-from .metrics import METRICS, check_scores, ece, label_thresholds, tiers
+from .metrics import METRICS, _check_probabilities, _rows, check_scores, ece, label_thresholds, tiers
 from .table import LABELS, TRAIN_POSITIVES
 
 # %% ../nbs/06b_evaluate.ipynb #7ac0ecfe
@@ -338,9 +340,7 @@ def _as_frames(
     y, s = (o.to_frame() if isinstance(o, pd.Series) else o for o in (y, s))
     _, scores, names = check_scores(y, s, unknown=True)
     targets = y.to_numpy('float64', na_value=np.nan) if isinstance(y, pd.DataFrame) else np.asarray(y, 'float64')
-    unit = np.arange(len(scores)) if patient_id is None else np.asarray(patient_id)
-    if len(unit) != len(scores):
-        raise ValueError(f'{len(unit)} patients for {len(scores)} rows; give one patient per row')
+    unit = np.arange(len(scores)) if patient_id is None else align_rows(patient_id, _rows(y, s), 'patient_id')
     return pd.DataFrame(targets.reshape(scores.shape), columns=names), pd.DataFrame(scores, columns=names), unit
 
 
@@ -427,7 +427,7 @@ def evaluate_predictions(
         raise ValueError('there is no positive label, so there is nothing to score')
     found = estimates(y, s, unit, n, seed, metrics=tuple(_SHORT))
     table = _label_rows(y, s, found, level)
-    tier = tiers([o for o in y if o in TRAIN_POSITIVES]) if tier is None else tier
+    tier = pd.Series(tiers([o for o in y if o in TRAIN_POSITIVES]) if tier is None else tier)
     parts = {k: [o for o in tier.index[tier == k] if o in y] for k in ('head', 'medium', 'tail')}
     parts = {k: v for k, v in parts.items() if table.auc[v].notna().any()} | dict(macro=list(y))
     means = pd.DataFrame([_mean_row(k, v, y, found, table, level) for k, v in parts.items()])
@@ -448,6 +448,7 @@ def _sensitivity(
     seed: int,  # Of the draws: the same seed and patients give the same draws
 ) -> Estimate:
     "Share of the positives whose score reaches the threshold, with bootstrap replicates over patients"
+    _check_probabilities(s.to_numpy(), 'sensitivity')
     positive = y == 1
     hit = positive & (s >= label_thresholds(threshold, s.columns))
     codes, patients = pd.factorize(unit, sort=True)
@@ -603,7 +604,7 @@ def _gaps_of(
 def subgroup_gaps(
     y_true,  # Targets, 1, 0 or NaN (unknown), `(N,C)`: array, tensor or frame
     y_score,  # Scores of the same shape
-    groups,  # Group of each row: array or Series, or a frame of several groupings; a column `age` becomes bands
+    groups,  # Group of each row: array, Series, or frame of several groupings (by index); a column `age` becomes bands
     patient_id=None,  # Patient of each row; None: each row is its own patient
     metric: Sequence[str] = ('map', 'mauc', 'sensitivity'),  # Names in `METRICS`, or "sensitivity"
     threshold=0.5,  # Of a positive prediction: one number, or one per label
@@ -618,13 +619,11 @@ def subgroup_gaps(
     for name in metrics:
         if name not in (*METRICS, 'sensitivity'):
             raise ValueError(f'unknown metric {name!r}; choose from {[*METRICS, "sensitivity"]}')
-    frame = groups if isinstance(groups, pd.DataFrame) else pd.Series(groups).rename(getattr(groups, 'name', 'group'))
-    frame = frame.to_frame() if isinstance(frame, pd.Series) else frame
-    if len(frame) != len(y):
-        raise ValueError(f'{len(frame)} groups for {len(y)} rows; give one per row')
+    columns = groups if isinstance(groups, pd.DataFrame) else {getattr(groups, 'name', 'group'): groups}
     rows = []
-    for by in frame:
-        group = _grouping(frame[by].reset_index(drop=True))
+    for by in columns:
+        aligned = align_rows(columns[by], _rows(y_true, y_score), f'groups ({by})', missing=True)
+        group = _grouping(pd.Series(aligned, name=by))
         options = dict(threshold=threshold, n=n, seed=seed)
         rows += _gaps_of(str(by), group, y, s, unit, metrics, level, min_patients, **options)
     columns = ['by', 'group', 'reference', 'metric', 'finding', 'n', 'positives', 'value', 'reference_value']
@@ -663,9 +662,15 @@ def compare_predictions(
     "Paired differences between models, for the mean and each finding, with Holm's correction"
     if len(y_scores) < 2:
         raise ValueError(f'a comparison needs two models or more; there is {len(y_scores)}')
+    if not isinstance(y_scores, Mapping):
+        raise ValueError('y_scores must be a dict: scores by the name of the model')
+    metric = [metric] if isinstance(metric, str) else list(metric)
+    _rows(y_true, *y_scores.values())
     frames = {name: _as_frames(y_true, s, patient_id) for name, s in y_scores.items()}
+    if len({tuple(y) for y, _, _ in frames.values()}) > 1:
+        raise ValueError('the models have different labels, or the same in another order; give them one order')
     (first, (y, _, unit)), rows = next(iter(frames.items())), []
-    found = {name: estimates(y, s, unit, n, seed, threshold, tuple(metric)) for name, (_, s, _) in frames.items()}
+    found = {name: estimates(y, s, unit, n, seed, threshold, metric) for name, (_, s, _) in frames.items()}
     base = found.pop(first)
     for name, other in found.items():
         for m in metric:
@@ -688,6 +693,20 @@ def _reliability(
         return pd.DataFrame(columns=['predicted', 'observed', 'n'])
     table = pd.DataFrame(dict(bin=np.minimum((p * n_bins).astype(int), n_bins - 1), p=p, t=t)).groupby('bin')
     return pd.DataFrame(dict(predicted=table.p.mean(), observed=table.t.mean(), n=table.size())).reset_index(drop=True)
+
+
+def _gap_metrics(
+    y_score: pd.DataFrame,  # Scores
+    name: str,  # Of their file
+    threshold: object,  # For sensitivity
+) -> list[str]:
+    "The metrics that groups are compared in: sensitivity for probabilities only, with a warning"
+    label_thresholds(threshold, y_score.columns)
+    values = y_score.to_numpy()
+    if values.min() >= 0 and values.max() <= 1:
+        return ['map', 'mauc', 'sensitivity']
+    warnings.warn(f'{name}: scores outside [0,1] are no probabilities; sensitivity is left out', stacklevel=3)
+    return ['map', 'mauc']
 
 
 def _choose_groups(
@@ -787,12 +806,13 @@ def write_evaluation(
     m, options = match_labels(scores, known, allow_missing), dict(n=n, seed=seed, level=level)
     data = (m.y_true, m.y_score)
     groups = _choose_groups(m.about, by)  # names what is wrong before anything slow begins
+    compared = _gap_metrics(m.y_score, name, threshold) if groups.shape[1] else []
     tables = AttrDict(metrics=None, groups=None, comparison=None, reliability=_reliability(*data))
     if against:
         tables.comparison = _compare_files(against, name, m, mapping, image_id, **options)
     tables.metrics = evaluate_predictions(*data, m.patient_id, **options)
     if groups.shape[1]:
-        tables.groups = subgroup_gaps(*data, groups, m.patient_id, threshold=threshold, **options)
+        tables.groups = subgroup_gaps(*data, groups, m.patient_id, compared, threshold=threshold, **options)
     cut = threshold.to_dict() if isinstance(threshold, pd.Series) else threshold
     settings = dict(threshold=cut, groups=list(groups), against=Path(against).name if against else None, **options)
     about = _about(m, known, predictions=name, **settings)

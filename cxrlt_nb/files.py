@@ -8,8 +8,10 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/files.html.md"""
 __all__ = ['checkout', 'home', 'write_atomically', 'write_json', 'read_json']
 
 # %% ../nbs/00_files.ipynb #e3e11fa1
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,17 +34,48 @@ def home() -> Path:
 
 
 # %% ../nbs/00_files.ipynb #be415289
+def _check_space(
+    path: Path,  # File that is being written
+    size: int,  # Bytes that must be free
+    needs: str,  # What it needs, e.g. "45.0 MB"
+):
+    "`OSError` if the disk has less room than a file needs"
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        kept = 'its previous version is kept' if path.exists() else 'nothing is written'
+        raise OSError(
+            errno.ENOSPC,
+            f'the disk is full: {path.name} needs {needs} and {free / 1e6:,.1f} MB are free in {path.parent}; {kept}. '
+            'Make room, and run the same command again',
+        )
+
+
+def _is_private(
+    folder: Path,  # An existing folder
+) -> bool:
+    "Whether only its owner can enter a folder; its files are then for the owner only too"
+    return not folder.stat().st_mode & 0o077
+
+
 @contextmanager
 def write_atomically(
     path: str | Path,  # Final name of the file; its folder is made if it is missing
+    size: int = 0,  # Bytes that will be written, if known
 ) -> Iterator[Path]:  # Temporary name to write to, in the same folder
     "Write to a temporary file and rename it to `path` at the end; if an error is raised, `path` stays as it was"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
+        _check_space(path, size, f'{size / 1e6:,.1f} MB')
         yield tmp
+        if _is_private(path.parent):
+            tmp.chmod(0o600)
         os.replace(tmp, path)
+    except Exception:
+        written = tmp.stat().st_size if tmp.exists() else 0
+        _check_space(path, 4096, f'more than {written / 1e6:,.1f} MB')  # libraries report this in many ways
+        raise
     finally:
         tmp.unlink(missing_ok=True)
 
@@ -64,5 +97,8 @@ def write_json(
 def read_json(
     path: str | Path,  # A JSON file
 ) -> Any:
-    "Read a JSON file; the counterpart of `write_json`"
-    return json.loads(Path(path).read_text())
+    "Read a JSON file; the counterpart of `write_json`; `ValueError` names a file that is damaged"
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as e:
+        raise ValueError(f'{path} is damaged: it is no JSON file ({e}). Restore it, or delete it') from None

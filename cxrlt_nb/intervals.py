@@ -39,7 +39,16 @@ from scipy.special import expit, logit
 from statsmodels.stats.multitest import multipletests
 from threadpoolctl import threadpool_limits
 
-from .metrics import METRICS, average_precision, check_scores, label_thresholds
+from .folds import _check_whole, align_rows
+from cxrlt_nb.metrics import (
+    METRICS,
+    _as_floats,
+    _check_probabilities,
+    _rows,
+    average_precision,
+    check_scores,
+    label_thresholds,
+)
 
 
 # %% ../nbs/04b_intervals.ipynb #5f00ece8
@@ -122,6 +131,8 @@ def _draw_patients(
     seed: int = 0,  # Of NumPy's generator
 ) -> np.ndarray:  # `(batches, n_patients, lanes)`: how often each patient was drawn, float32
     "Draw `n_patients` patients with replacement for each replicate; `n` is rounded up to whole batches"
+    _check_whole(n, 'n')
+    _check_whole(seed, 'seed', 0)
     rng, batches = np.random.default_rng(seed), -(-n // _LANES)
     out = np.empty((batches, n_patients, _LANES), 'float32')
     for b in range(batches):
@@ -145,13 +156,20 @@ def _recompute(metric, y, s, unit, times, n, threshold) -> np.ndarray:  # `(n,C)
     return np.array(values)
 
 
-def _patient_codes(patient_id, n_rows) -> tuple:  # `(n_rows,)` int32 codes, number of patients
-    "Patients as whole numbers; `ValueError` if some are missing, or if there are fewer than two"
-    unit, patients = pd.factorize(np.asarray(patient_id), sort=True)
-    if len(unit) != n_rows:
-        raise ValueError(f'{len(unit)} patient_ids for {n_rows} rows')
-    if (unit < 0).any():
-        raise ValueError(f'patient_id is missing at row {int((unit < 0).argmax())}')
+def _metric_names(metric) -> list:
+    "One name or several as a list; `ValueError` for an unknown one, or none"
+    names = [metric] if isinstance(metric, str) else list(metric or [])
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f'unknown metric {name!r}; choose from {list(METRICS)}')
+    if not names:
+        raise ValueError(f'no metric is given; choose from {list(METRICS)}')
+    return names
+
+
+def _patient_codes(patient_id, rows) -> tuple:  # `(rows,)` int32 codes, number of patients
+    "Patients as whole numbers, matched by index; `ValueError` if some are missing, or if there are fewer than two"
+    unit, patients = pd.factorize(align_rows(patient_id, rows, 'patient_id'), sort=True)
     if len(patients) < 2:
         raise ValueError(f'an interval over patients needs two or more; there is {len(patients)}')
     return unit.astype('int32'), len(patients)
@@ -161,15 +179,18 @@ def _patient_codes(patient_id, n_rows) -> tuple:  # `(n_rows,)` int32 codes, num
 def replicates(
     y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown, and left out for this label
     y_score,  # Scores `(N,C)`
-    patient_id,  # Patient of each row
+    patient_id,  # Patient of each row; a Series is matched by its index
     n: int = 1000,  # Replicates
     seed: int = 0,  # The same seed and patients give the same draws, whatever the scores
     threshold=0.5,  # For F1: one number, or one per label
     metrics=tuple(_WALKED),  # Names in `METRICS`
 ) -> dict:  # By metric, a frame `(n,C)`: value in each replicate by label; NaN if undefined in the replicate
     "Metrics of every label in `n` bootstrap samples of patients"
-    ranked = _ranking(y_true, y_score, threshold)
-    unit, n_patients = _patient_codes(patient_id, ranked.y.shape[1])
+    metrics, ranked = _metric_names(metrics), _ranking(y_true, y_score, threshold)
+    for m in metrics:
+        if METRICS[m].uses_threshold:
+            _check_probabilities(check_scores(y_true, y_score, unknown=True)[1], METRICS[m].name)
+    unit, n_patients = _patient_codes(patient_id, _rows(y_true, y_score))
     times, out = _draw_patients(n_patients, n, seed), {}
     walked = [m for m in metrics if METRICS[m] is _WALKED.get(m)]
     if walked:
@@ -183,6 +204,12 @@ def replicates(
 
 
 # %% ../nbs/04b_intervals.ipynb #b4054a08
+def _check_level(level):
+    "`ValueError` if a coverage is not between 0 and 1"
+    if not 0 < level < 1:
+        raise ValueError(f'level={level}; it must be between 0 and 1, such as 0.95')
+
+
 def interval(
     value,  # The value itself: a number, or a Series `(C,)`
     reps,  # Its replicates `(n,)`, or a frame `(n,C)`
@@ -192,6 +219,9 @@ def interval(
 ) -> dict:  # low, high: numbers, or a Series each
     "The bootstrap interval of a value (Davison and Hinkley 1997, section 5.2)"
     reps = reps if isinstance(reps, pd.DataFrame) else pd.Series(np.asarray(reps))
+    _check_level(level)
+    if len(reps) < 2:
+        raise ValueError(f'an interval needs two or more replicates; there is {len(reps)}')
     low, high = (reps.quantile((1 + sign * level) / 2) for sign in (-1, 1))
     if method == 'basic':
         low, high = 2 * value - high, 2 * value - low
@@ -209,8 +239,9 @@ def positive_patients(
     patient_id,  # Patient of each row
 ) -> np.ndarray:  # `(C,)`
     "The number of patients with a positive image, by label"
-    positive = np.asarray(y_true, float).reshape(len(y_true), -1) == 1
-    unit, _ = _patient_codes(patient_id, len(positive))
+    y = y_true.to_frame() if isinstance(y_true, pd.Series) else y_true
+    positive = _as_floats(y, 'y_true').reshape(len(y), -1) == 1
+    unit, _ = _patient_codes(patient_id, y)
     return np.array([len(np.unique(unit[column])) for column in positive.T])
 
 
@@ -306,6 +337,8 @@ def estimates(
     metrics=tuple(_WALKED),  # Names in `METRICS`
 ) -> dict:  # An `Estimate` by metric
     "Metrics of every label that has a value, with replicates over patients; `ValueError` if none has one"
+    patient_id = align_rows(patient_id, _rows(y_true, y_score), 'patient_id')
+    metrics = _metric_names(metrics)
     reps = replicates(y_true, y_score, patient_id, n, seed, threshold, metrics)
     patients, found = positive_patients(y_true, patient_id), {}
     for m in metrics:
@@ -319,15 +352,6 @@ def estimates(
 
 
 # %% ../nbs/04b_intervals.ipynb #fd1065ce
-def _metric_names(metric) -> list:
-    "One name or several as a list; `ValueError` for an unknown one"
-    names = [metric] if isinstance(metric, str) else list(metric)
-    for name in names:
-        if name not in METRICS:
-            raise ValueError(f'unknown metric {name!r}; choose from {list(METRICS)}')
-    return names
-
-
 def _as_table(rows, metric, counts):
     "One metric as a Series, several as a frame with whole numbers in `counts`"
     if isinstance(metric, str):
@@ -371,6 +395,7 @@ def label_interval(
     level: float = 0.95,  # Coverage
 ) -> dict:  # low, high: a Series each
     "Student's t interval of each label on the logit scale; NaN for too few positive patients"
+    _check_level(level)
     patients = np.asarray(patients)
     k, unit = np.maximum(patients, 2), 1e-3
     spread = reps.clip(unit, 1 - unit).apply(logit).std() * np.sqrt(k / (k - 1))
@@ -393,7 +418,9 @@ def label_intervals(
     threshold=0.5,  # For F1: one number, or one per label
 ) -> pd.DataFrame:  # By label: n_pos, value, low, high; short: replicates in which it has no value
     "Metric of each label with its interval over patients; none for labels with too few positive patients"
-    names = _metric_names(metric)
+    names, patient_id = _metric_names(metric), align_rows(patient_id, _rows(y_true, y_score), 'patient_id')
+    if not isinstance(metric, str):
+        raise ValueError(f'metric={metric!r}; a table of labels has one metric')
     value = METRICS[metric].by_label(y_true, y_score, threshold)
     reps = replicates(y_true, y_score, patient_id, n, seed, threshold, names)[metric]
     n_pos = (check_scores(y_true, y_score, unknown=True)[0] == 1).sum(0)
@@ -428,6 +455,7 @@ def bootstrap_difference(
     threshold=0.5,  # For F1: one number, or one per label
 ):  # a, b, difference b−a, low, high, p; short: replicates that lack a label
     "Paired difference of a macro metric, b minus a, with its interval over patients and p-value"
+    patient_id = align_rows(patient_id, _rows(y_true, score_a, score_b), 'patient_id')
     arguments = patient_id, n, seed, threshold, _metric_names(metric)
     of_a, of_b = (estimates(y_true, s, *arguments) for s in (score_a, score_b))
     rows = {}
@@ -446,7 +474,10 @@ def seeds_interval(
     prefix: str = '',  # Of the names "low" and "high"
 ) -> dict:  # difference (the mean), low, high; p: two-sided p-value of no difference; NaN with one seed
     "Mean difference of several trainings, with an interval over patients and seeds"
+    _check_level(level)
     d = np.asarray(differences, float)
+    if d.ndim != 1 or not d.size:
+        raise ValueError(f'differences={differences!r}; they must be a list of one number per seed')
     over_patients, over_seeds = np.std(reps), stats.sem(d) if len(d) > 1 else np.nan
 
     def half_width(level):
@@ -470,6 +501,8 @@ def holm(
 ) -> np.ndarray:  # `(n,)`
     "p-values of a table of comparisons, adjusted by Holm's method"
     p = np.asarray(p, float)
+    if p.ndim != 1 or ((p < 0) | (p > 1)).any():
+        raise ValueError('p must be a list of p-values, in [0,1] or NaN')
     known, adjusted = ~np.isnan(p), np.full(len(p), np.nan)
     if known.any():
         adjusted[known] = multipletests(p[known], method='holm')[1]
@@ -484,7 +517,11 @@ def chance_level(
     seed: int = 0,  # Of the permutations
 ) -> AttrDict:  # level, p95: mean and 95th percentile of the macro mAP; label_mean, label_p95: the same by label
     "mAP of these scores after their rows are assigned to the images at random"
+    _check_whole(n_perm, 'n_perm')
+    _check_whole(seed, 'seed', 0)
     y, s, names = check_scores(y_true, y_score, unknown=True)
+    if not (y == 1).any():
+        raise ValueError('the level of chance is undefined: no label has a positive image')
     known = [np.flatnonzero(c >= 0) for c in y.T]
     ranks = [len(rows) - np.searchsorted(np.sort(c[rows]), c[rows]) for c, rows in zip(s.T, known)]
     positives = [np.flatnonzero(c[rows] == 1) for c, rows in zip(y.T, known)]
@@ -503,7 +540,7 @@ def chance_level(
 
 # %% ../nbs/04b_intervals.ipynb #5f062ff2
 def beats_chance(
-    y_true,  # Targets, 0/1, `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
     n_perm: int = 200,  # Permutations
     seed: int = 0,  # Of the permutations
@@ -513,7 +550,7 @@ def beats_chance(
     if chance is None:
         chance = chance_level(y_true, y_score, n_perm, seed)
     ap = METRICS['map'].by_label(y_true, y_score)
-    n_pos = check_scores(y_true, y_score)[0].sum(0, dtype=int)
+    n_pos = (check_scores(y_true, y_score, unknown=True)[0] == 1).sum(0)
     levels = dict(chance=chance.label_mean, chance_p95=chance.label_p95)
     return pd.DataFrame(dict(n_pos=n_pos, ap=ap, **levels, above=ap > chance.label_p95))
 
@@ -534,7 +571,7 @@ def plot_labels(
     if few.any():
         ax.plot([], [], 'C0o', ms=4, mfc='none', label='too few positives for an interval')
     if chance is not None:
-        ax.plot(chance[table.index], table.index, 'C3|', ms=6, label='chance, 95th percentile')
+        ax.plot(chance.reindex(table.index), table.index, 'C3|', ms=6, label='chance, 95th percentile')
     if few.any() or chance is not None:
         ax.legend(fontsize=9, frameon=False, loc='lower center', bbox_to_anchor=(0.4, 1), ncols=2)
     ax.set_yticks(range(len(table)), [f'{label} ({n:,})' for label, n in table.n_pos.items()], fontsize=9)

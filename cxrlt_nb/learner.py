@@ -22,12 +22,18 @@ __all__ = [
 import difflib
 import json
 import math
+import os
 import pkgutil
 import random
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +43,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric, ActivationType
 from fastai.optimizer import OptimWrapper
@@ -263,6 +270,37 @@ def _history_line(
 
 
 # %% ../nbs/04d_learner.ipynb #816ea4ee
+def _n_bytes(
+    state: Any,  # Tensors in dicts and lists
+) -> int:
+    "Bytes of all tensors, which is nearly the size of the file that holds them"
+    if torch.is_tensor(state):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return sum(_n_bytes(o) for o in parts)
+
+
+def _read_checkpoint(
+    file: Path,  # A checkpoint
+) -> dict:  # From `_training_state`
+    "Read a checkpoint without executing code; `ValueError` with advice if it is damaged"
+    try:
+        with zipfile.ZipFile(file) as parts:  # torch does not compare the checksums that it writes
+            if wrong := parts.testzip():
+                raise ValueError(f'the checksum of {wrong} differs')
+        state = torch.load(file, weights_only=True, map_location='cpu')
+        if missing := {'model', 'opt', 'history', 'epoch', 'smooth_loss'} - set(state):
+            raise ValueError(f'it lacks {", ".join(sorted(missing))}')
+    except Exception as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise ValueError(
+            f'{file} is damaged ({reason}), so this training cannot be resumed. Restore the file from a copy, '
+            'or delete it: the same command then starts from the first epoch'
+        ) from None
+    return state
+
+
+# %% ../nbs/04d_learner.ipynb #88f50b1e
 class Checkpoint(Callback):
     "Save a checkpoint and a row of history after each epoch; resume from the last one"
 
@@ -276,33 +314,52 @@ class Checkpoint(Callback):
         self.file, self.table, self.say = Path(folder) / 'checkpoint.pt', Path(folder) / 'history.csv', say
 
     def saved(self) -> dict | None:
-        return torch.load(self.file, weights_only=True, map_location='cpu') if self.file.exists() else None
+        return _read_checkpoint(self.file) if self.file.exists() else None
+
+    def save(self, state: dict):
+        with write_atomically(self.file, _n_bytes(state)) as tmp:
+            torch.save(state, tmp)
 
     def before_fit(self):
-        self.history, self.first = [], 0
+        self.history, self.first, self.within = [], 0, None
         if state := self.saved():
             _restore(self.learn, state)
-            self.history, self.first = state['history'], state['epoch'] + 1
-            self.say(f'resuming after epoch {self.first} of {self.n_epoch}')
+            self.history, self.first, self.within = state['history'], state['epoch'] + 1, state.get('within')
+            more = f' and {self.within["steps"]} steps' if self.within else ''
+            self.say(f'resuming after epoch {self.first} of {self.n_epoch}{more}')
 
     def before_train(self):
-        self.start = time.perf_counter()
+        self.start, self.losses = time.perf_counter(), []
         self.learn.train_iter = self.epoch * len(self.dls.train)  # a resumed log continues where it was
+
+    def after_loss(self):
+        if not self.training:
+            return
+        self.losses.append(self.loss.detach())
+        if self.loss.device.type == 'cpu' or len(self.losses) == 16:  # a GPU would have to wait for each value
+            self._check_losses(self.iter)
+
+    def _check_losses(self, last):
+        first, values = last + 1 - len(self.losses), [float(o) for o in self.losses]
+        self.losses = []
+        for batch, loss in enumerate(values, first):
+            if not math.isfinite(loss):
+                lr, epoch = self.opt.hypers[-1]['lr'], self.epoch + 1
+                raise FloatingPointError(
+                    f'the loss is {loss} in epoch {epoch}, batch {batch + 1} of {self.n_iter}, at a learning rate of '
+                    f'{lr:.3g}: training diverged; try a smaller lr'
+                )
 
     def after_train(self):
         images = self.dls.train.bs * len(self.dls.train) * max(1, num_distrib())
         self.images_per_s = images / (time.perf_counter() - self.start)
-        loss = float(self.smooth_loss)
-        if not math.isfinite(loss):
-            epoch = self.epoch + 1
-            raise FloatingPointError(f'the loss is {loss} in epoch {epoch}: training diverged; try a smaller lr')
+        self._check_losses(self.n_iter - 1)
 
     def after_epoch(self):
         if self.epoch < self.first or rank_distrib():
             return  # an epoch that was skipped; or not the first of several processes, which writes for all
         self.history.append(_history_row(self.learn, self.images_per_s))
-        with write_atomically(self.file) as tmp:
-            torch.save(_training_state(self.learn, self.history), tmp)
+        self.save(_training_state(self.learn, self.history))
         with write_atomically(self.table) as tmp:
             pd.DataFrame(self.history).to_csv(tmp, index=False)
         self.say(_history_line(self.history[-1], self.n_epoch))
@@ -331,6 +388,133 @@ class _Progress(Callback):
             self.say(f'epoch {self.epoch + 1:2d}/{self.n_epoch}  step {done} of {self.n_iter}, {minutes:.0f} min left')
 
 
+# %% ../nbs/04d_learner.ipynb #4c17c4cd
+def _random_states() -> dict:  # Tensors, numbers and text only
+    "The states of all global random generators"
+    name, keys, *more = np.random.get_state()
+    return dict(
+        python=random.getstate(),
+        numpy=(name, keys.tolist(), *more),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all(),
+    )
+
+
+def _set_random_states(
+    states: dict,  # From `_random_states`
+):
+    "Go on from these states; those of GPUs only if there are as many GPUs"
+    random.setstate(states['python'])
+    np.random.set_state(states['numpy'])
+    torch.set_rng_state(states['torch'])
+    if len(states['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states['cuda'])
+
+
+# %% ../nbs/04d_learner.ipynb #836025f5
+def _skip_batches(
+    loader: DataLoader,  # fastai's; changed for its next pass only, if `fake_l.generator` is set to None after it
+    done: int,  # Batches to leave out
+    states: dict,  # Random states after these batches
+):
+    "Let the next pass of a loader start after `done` batches"
+    get_idxs = loader.get_idxs
+
+    def rest():
+        del loader.get_idxs
+        idxs = get_idxs()
+        _set_random_states(states)
+        return idxs[done * loader.bs :]
+
+    loader.get_idxs = rest
+    loader.fake_l.generator = torch.Generator()  # else torch draws a number for the workers from the global generator
+
+
+# %% ../nbs/04d_learner.ipynb #1e9dea5e
+@contextmanager
+def _watch_sigterm() -> Iterator[threading.Event]:
+    "An event that SIGTERM sets, instead of ending the process; only the main thread can watch"
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# %% ../nbs/04d_learner.ipynb #f7cefa5b
+class _CheckpointInside(Callback):
+    "Save a checkpoint inside the epoch every few minutes and on SIGTERM, and resume there"
+
+    order = 95  # after everything that belongs to a step
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,  # Of the same training
+        minutes: float,  # Between two checkpoints
+        asked: threading.Event,  # Set if the training has to end
+    ):
+        self.checkpoint, self.minutes, self.asked = checkpoint, minutes, asked
+
+    def before_fit(self):
+        self.last = time.perf_counter()
+        if self.checkpoint.within and num_distrib():
+            raise RuntimeError(f'{self.checkpoint.file} is from the middle of an epoch; resume it with one process')
+
+    def before_train(self):
+        self.done = self.skipped = 0
+        within, first = self.checkpoint.within, self.checkpoint.first
+        if not within or self.epoch != first:
+            return
+        self.done = self.skipped = within['steps']
+        self.learn.pct_train = within['pct_train']
+        self.learn.train_iter += self.done
+        self.learn.smooth_loss = self.recorder.smooth_loss.value
+        self.recorder.lrs.append(within['lr'])
+        self.checkpoint.start -= within['seconds']
+        _skip_batches(self.dls.train, self.done, within['random'])
+
+    def before_batch(self):
+        if self.training:
+            self.learn.iter += self.skipped
+
+    def after_batch(self):
+        self.done += self.training
+        due = self.training and time.perf_counter() - self.last >= 60 * self.minutes
+        if (due or self.asked.is_set()) and not num_distrib():
+            self._save()
+            self._end_if_asked()
+
+    def after_train(self):
+        if self.skipped:
+            self.dls.train.fake_l.generator = None
+
+    def after_epoch(self):
+        self.last = time.perf_counter()
+        if self.epoch >= self.checkpoint.first:
+            self._end_if_asked()
+
+    def _save(self):
+        within = dict(
+            steps=self.done,
+            pct_train=self.pct_train,
+            lr=float(self.recorder.lrs[-1]),
+            seconds=time.perf_counter() - self.checkpoint.start,
+            random=_random_states(),
+        )
+        state = _training_state(self.learn, self.checkpoint.history)
+        self.checkpoint.save(state | dict(epoch=self.epoch - 1, within=within))
+        self.last = time.perf_counter()
+
+    def _end_if_asked(self):
+        if self.asked.is_set():
+            self.checkpoint.say(f'SIGTERM: saved in epoch {self.epoch + 1}; run the same command again to resume')
+            raise SystemExit(os.EX_TEMPFAIL)
+
+
 # %% ../nbs/04d_learner.ipynb #0530e2d2
 def _one_cycle(
     lrs: np.ndarray,  # Peak rate of each parameter group
@@ -349,8 +533,9 @@ def fit(
     seed: int = 0,  # Decides the order of images and all other random numbers of training
     cbs: Sequence[Callback] = (),  # Further fastai callbacks
     say: Callable = print,  # Called with one line per epoch
+    checkpoint_minutes: float = 10.0,  # Between checkpoints inside an epoch
 ) -> pd.DataFrame:  # One row per epoch: lr, losses, metrics, memory, speed
-    "Train, or resume what `folder` holds; the learner then has the weights of the last epoch"
+    "Train, or resume what `folder` holds; the learner has the weights of the last epoch; SIGTERM: `SystemExit(75)`"
     checkpoint, lrs = Checkpoint(folder, say), np.array([lr * body_lr, lr])
     callbacks = [_SeedEpochs(seed), _Progress(say), checkpoint, *cbs]
     if schedule == 'one_cycle':
@@ -361,7 +546,8 @@ def fit(
     state = checkpoint.saved()
     done = state['epoch'] + 1 if state else 0
     if epochs > done:
-        with learn.no_bar(), learn.no_logging():
+        with learn.no_bar(), learn.no_logging(), _watch_sigterm() as asked:
+            callbacks.append(_CheckpointInside(checkpoint, checkpoint_minutes, asked))
             learn.fit(epochs, lr=list(lrs), cbs=callbacks, start_epoch=done)
     state = checkpoint.saved()
     if state:
@@ -383,7 +569,7 @@ def predict_rows(
 
 # %% ../nbs/04d_learner.ipynb #37a
 def _evaluate(
-    y_true: pd.DataFrame,  # (N,C) 0/1 targets, one column per label
+    y_true: pd.DataFrame,  # (N,C) 0/1 targets, one column per label; NaN is unknown
     probs: np.ndarray,  # (N,C) probabilities
     patient_id: np.ndarray,  # (N,) patients, the units of the bootstrap
     seed: int = 0,  # Seed of permutations and replicates
@@ -414,20 +600,20 @@ def _evaluate(
 def score_splits(
     probs: Mapping[str, np.ndarray],  # Split → (N,C) probabilities, from `predict_rows`
     tables: Mapping[str, pd.DataFrame],  # Split → its N rows, with patient_id and the label columns
-    labels: Sequence[str],  # The C label columns; NaN where labels are withheld
+    labels: Sequence[str],  # The C label columns; missing where a label is unknown or withheld
 ) -> dict:  # Split, or "held out" (development and test together) → scores; JSON-able
-    "Score the predictions of each split that has labels, and both values of one of them"
+    "Score the predictions of each split in which some label has both values; unknown labels are left out"
     parts = {split: [split] for split in probs}
     parts['held out'] = [split for split in ('development', 'test') if split in probs]
     scores = {}
     for name, splits in parts.items():
-        if not splits:
+        if not splits or any(tables[split][list(labels)].isna().all(axis=None) for split in splits):
             continue
         rows = pd.concat([tables[split] for split in splits], ignore_index=True)
-        y = rows[labels]
-        if y.notna().all(axis=None) and (y.nunique() > 1).any():
+        y = rows[list(labels)].astype('float64')
+        if (y.nunique() > 1).any():
             y_prob = np.concatenate([probs[split] for split in splits])
-            scores[name] = _evaluate(y.astype(int), y_prob, rows.patient_id.to_numpy())
+            scores[name] = _evaluate(y, y_prob, rows.patient_id.to_numpy())
     return scores
 
 

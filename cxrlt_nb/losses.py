@@ -131,11 +131,11 @@ def asymmetric_loss(
 
 # %% ../nbs/04_losses.ipynb #f02b57a8
 class MultiLabelLoss(nn.Module):
-    "A loss function with its parameters; `activation` and `decodes` are what fastai asks for"
+    "A loss function with its parameters; targets that are NaN are unknown and left out"
 
     def __init__(
         self,
-        fn: Callable[..., Tensor],  # Loss of logits and targets, with a parameter `reduction`
+        fn: Callable[..., Tensor],  # Loss of logits and targets; with `reduction='none'`, one per logit
         thresh: float = 0.5,  # Probability above which `decodes` answers "present"
         reduction: str = 'mean',  # 'mean', 'sum' or 'none'
         **params: float,  # Further parameters of `fn`
@@ -145,7 +145,13 @@ class MultiLabelLoss(nn.Module):
         fn(torch.zeros(1, 1), torch.zeros(1, 1), reduction=reduction, **params)  # refuses a wrong parameter here
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self.fn(logits, targets, reduction=self.reduction, **self.params)
+        t = targets.as_subclass(Tensor)
+        unknown = t.isnan()
+        loss = self.fn(logits, t.masked_fill(unknown, 0), reduction='none', **self.params)
+        loss = loss.masked_fill(unknown, 0)
+        if self.reduction == 'mean':
+            return loss.sum() / (~unknown).sum().clamp(min=1)
+        return _reduce_loss(loss, self.reduction)
 
     def activation(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits)

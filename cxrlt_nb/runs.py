@@ -29,11 +29,14 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ from fastcore.basics import AttrDict
 from filelock import FileLock, Timeout
 
 from .config import TrainConfig, split_names
-from .files import checkout, home, read_json, write_atomically, write_json
+from .files import _is_private, checkout, home, read_json, write_atomically, write_json
 
 
 # %% ../nbs/05b_runs.ipynb #bd1b5d3a
@@ -71,11 +74,11 @@ def _code_fingerprint(
     files: Iterable[Path],  # Python files
 ) -> str:  # 12 hexadecimal digits
     "A fingerprint of what Python files do, blind to comments and layout"
-    top, trees = checkout(), {}
-    for file in sorted(files):
+    top, trees = checkout(), []
+    for file in files:
         name = str(file.relative_to(top)) if file.is_relative_to(top) else file.name
-        trees[name] = _plain(ast.parse(file.read_text()))
-    return _digest(trees)
+        trees.append([name, _digest(_plain(ast.parse(file.read_text())), 64)])
+    return _digest(sorted(trees))
 
 
 # %% ../nbs/05b_runs.ipynb #5d918ae3
@@ -147,11 +150,13 @@ _PACKAGES = 'cxrlt_nb torch torchvision fastai timm numpy pandas scikit-learn si
 
 
 def _git(*args: str) -> str | None:
-    "What git says about the checkout of the package; None if the package is installed without one"
-    if not (checkout() / 'settings.ini').is_file():
+    "What git says about the checkout of the package; None if there is no checkout, or if it is no repository itself"
+    if not (checkout() / '.git').exists():  # git would go on to a repository further up
         return None
+    env = {k: v for k, v in os.environ.items() if not k.startswith('GIT_')}
+    command = ['git', '-c', f'safe.directory={checkout()}', '-C', str(checkout()), *args]
     try:
-        done = subprocess.run(['git', '-C', str(checkout()), *args], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -171,22 +176,23 @@ def environment(
 ) -> dict:
     "Machine, versions, commit, and a fingerprint of the modules that this process has imported"
     changes = _git('status', '--porcelain', '--untracked-files=no')
+    versions = {o: importlib.metadata.version(o) for o in _PACKAGES}
     return dict(
         python=platform.python_version(),
         platform=platform.platform(),
         cpu_cores=os.cpu_count(),
         gpu=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         threads=torch.get_num_threads(),
-        commit=_git('rev-parse', 'HEAD'),
+        commit=_git('rev-parse', 'HEAD') or f'version {versions["cxrlt_nb"]}',
         uncommitted_changes=None if changes is None else bool(changes),
         code=_loaded_fingerprint(plugins),
-        versions={o: importlib.metadata.version(o) for o in _PACKAGES},
+        versions=versions,
     )
 
 
 # %% ../nbs/05b_runs.ipynb #1363d307
 #: Parameters that say where and how fast, not what: two runs that differ in them only are the same run.
-BYSTANDERS = ['out', 'num_workers', 'root', 'runs']
+BYSTANDERS = ['out', 'num_workers', 'root', 'runs', 'checkpoint_minutes']
 
 
 def _identity(
@@ -204,7 +210,32 @@ def _run_name(
 ) -> str:  # e.g. "phantom-test_efficientnet-64px-fold0-seed0-1a2b3c4d"
     "A folder name that people can read and no other run has"
     name = '{data}-{arch}-{size}px-fold{fold}-seed{seed}'.format_map(identity['parameters'])
-    return f'{name}-{_digest(identity, 8)}'
+    return f'{_folder_name(name)}-{_digest(identity, 8)}'
+
+
+def _folder_name(
+    text: str,  # What a folder holds, e.g. "basic-seed0"
+) -> str:
+    "A name that stays in its folder on every system: no separators, no dots at the start, 120 characters at most"
+    return re.sub(r'[^\w.+=-]+', '_', text).lstrip('.')[:120]
+
+
+_RESTORE = 'Restore the file from a copy, or delete the folder and run the same command again'
+_PARTS = 'parameters.json checkpoint.pt history.csv weights.safetensors metrics.json seconds.json record.json'.split()
+
+
+def _read_part(
+    folder: Path,  # A run's folder
+    name: str,  # One of its JSON files
+) -> dict:
+    "Read a JSON file of a run; `ValueError` if it is damaged"
+    try:
+        found = read_json(folder / name)
+    except (OSError, ValueError) as e:
+        raise ValueError(f'{folder / name} cannot be read: {e}. {_RESTORE}') from None
+    if not isinstance(found, dict):
+        raise ValueError(f'{folder / name} is damaged: it holds no table of names and values. {_RESTORE}')
+    return found
 
 
 def _claim(
@@ -214,16 +245,68 @@ def _claim(
     "Write into a folder which run it belongs to; `ValueError` that names the differences if it belongs to another"
     file = folder / 'parameters.json'
     if not file.exists():
+        if left := [o for o in ('checkpoint.pt', 'record.json') if (folder / o).exists()]:
+            raise ValueError(f'{file} is missing, so nobody knows what {left[0]} belongs to. {_RESTORE}')
         write_json(file, identity)
-    found, mine = read_json(file), json.loads(json.dumps(identity))
+    found, mine = _read_part(folder, file.name), json.loads(json.dumps(identity))
     if found == mine:
         return
-    theirs, ours = found['parameters'], mine['parameters']
+    theirs, ours = found.get('parameters', {}), mine['parameters']
     differ = [f'{k} is {v!r} there and {ours.get(k)!r} here' for k, v in theirs.items() if v != ours.get(k)]
-    differ += [f'{k} differs' for k in ('data', 'code') if found[k] != mine[k]]
+    differ += [f'{k} is not given there' for k in ours if k not in theirs]
+    differ += [f'{k} differs' for k in ('data', 'code') if found.get(k) != mine[k]]
     raise ValueError(
         f'{folder} contains another run: {"; ".join(differ[:5])}. Give another `out`, or delete the folder'
     )
+
+
+# %% ../nbs/05b_runs.ipynb #d58a0b66
+@lru_cache(maxsize=4096)
+def _sha256(
+    file: Path,  # A file
+    size: int,  # Its size, and …
+    changed: int,  # … when it was changed: they tell the cache that the file is another one
+) -> str:  # 64 hexadecimal digits
+    "The SHA-256 of a file"
+    with file.open('rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def _hash_of(
+    file: Path,  # A file
+) -> str:  # 64 hexadecimal digits
+    "The SHA-256 of a file, computed once"
+    about = file.stat()
+    return _sha256(file, about.st_size, about.st_mtime_ns)
+
+
+def _seal(
+    folder: Path,  # A run's folder
+    record: dict,  # What its record says
+) -> dict:  # The record with `files`, their SHA-256 by name, and its own `sha256`
+    "Add to a record what shows later that nothing was changed"
+    files = [folder / o for o in ('history.csv', 'weights.safetensors', 'metrics.json')]
+    files = [o for o in (*files, *sorted((folder / 'predictions').glob('*.parquet'))) if o.is_file()]
+    record = record | dict(files={o.relative_to(folder).as_posix(): _hash_of(o) for o in files})
+    plain = json.loads(json.dumps(record, default=lambda o: o.item() if hasattr(o, 'item') else str(o)))
+    return plain | dict(sha256=_digest(plain, 64))
+
+
+def _check_sealed(
+    folder: Path,  # Folder of a finished run
+) -> dict:  # Its record
+    "The record of a run; `ValueError` names a file that is missing, or that was changed after the run"
+    record = _read_part(folder, 'record.json')
+    content = {k: v for k, v in record.items() if k != 'sha256'}
+    sealed = [o in record for o in ('files', 'sha256')]  # in neither: a record of an earlier version
+    if any(sealed) and not (all(sealed) and _digest(content, 64) == record['sha256']):
+        raise ValueError(f'{folder / "record.json"} was changed after the run. {_RESTORE}')
+    for name, expected in record.get('files', {}).items():
+        if not (folder / name).is_file():
+            raise ValueError(f'{folder} is no finished run any more: {name} is missing. {_RESTORE}')
+        if _hash_of(folder / name) != expected:
+            raise ValueError(f'{folder / name} was changed after the run. {_RESTORE}')
+    return record
 
 
 # %% ../nbs/05b_runs.ipynb #de76d134
@@ -254,16 +337,37 @@ class Run:
         self.folder = Path(folder).expanduser().resolve()
         (self.folder / 'predictions').mkdir(parents=True, exist_ok=True)
         self.lock = _lock(self.folder)
+        self._set_modes(data.get('credentialed', False))
+        for name in _PARTS:
+            if (part := self.folder / name).exists() and not part.is_file():
+                raise ValueError(f'{part} is no file, so nothing can be written there. Remove it')
         _claim(self.folder, self.identity)
-        seconds = self.folder / 'seconds.json'
-        self.seconds = read_json(seconds) if seconds.exists() else {}
+        if self.finished:
+            _check_sealed(self.folder)
+        self.seconds = self._earlier_seconds()
+
+    def _set_modes(self, private: bool):
+        "Close the folder to all but its owner, or open it as other new folders are"
+        if not private and not _is_private(self.folder):
+            return
+        os.umask(umask := os.umask(0o077))
+        for folder in (self.folder, self.folder / 'predictions'):
+            folder.chmod(0o700 if private else 0o777 & ~umask)
+
+    def _earlier_seconds(self) -> dict:
+        "The seconds before an interruption"
+        try:
+            return _read_part(self.folder, 'seconds.json') if (self.folder / 'seconds.json').exists() else {}
+        except ValueError as e:
+            warnings.warn(f'{e}; the time before the interruption is not counted', stacklevel=3)
+            return {}
 
     @property
     def finished(self) -> bool:
         return (self.folder / 'record.json').is_file()
 
     def record(self) -> dict:
-        return read_json(self.folder / 'record.json')
+        return _read_part(self.folder, 'record.json')
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -279,7 +383,7 @@ class Run:
         finished = time.strftime('%Y-%m-%dT%H:%M:%S%z')
         root = str(self.parameters.get('root') or '')
         record = dict(run=self.folder.name, root=root, **self.identity, **facts, **made_by, finished=finished)
-        write_json(self.folder / 'record.json', record | dict(data=self.data))
+        write_json(self.folder / 'record.json', _seal(self.folder, record | dict(data=self.data)))
         for o in ('checkpoint.pt', 'seconds.json'):
             (self.folder / o).unlink(missing_ok=True)
         self.lock.release()
@@ -305,10 +409,16 @@ def save_predictions(
 def read_predictions(
     path: str | Path,  # A file by `save_predictions`
 ) -> pd.DataFrame:  # Indexed by image id, one float32 column per label
-    "Read a prediction file"
-    if Path(path).suffix == '.csv':
-        return pd.read_csv(path, dtype=dict(image_id='str')).set_index('image_id').astype('float32')
-    return pd.read_parquet(path)
+    "Read a prediction file; `FileNotFoundError`, or `ValueError` if it is damaged, name it"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: no such file of predictions')
+    try:
+        if Path(path).suffix == '.csv':
+            return pd.read_csv(path, dtype=dict(image_id='str')).set_index('image_id').astype('float32')
+        return pd.read_parquet(path)
+    except Exception as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise ValueError(f'{path} is no file of predictions, or it is damaged: {reason}') from None
 
 
 # %% ../nbs/05b_runs.ipynb #52b44b2e
@@ -327,11 +437,11 @@ def save_targets(
 def open_run(
     folder: str | Path,  # Folder of a finished run
 ) -> AttrDict:  # folder, name, p (its parameters), labels, record
-    "Open a finished run without its network; `FileNotFoundError` if it is not finished"
+    "Open a finished run without its network; `FileNotFoundError` if it is not finished, `ValueError` if it is damaged"
     folder = Path(folder)
-    if not (folder / 'record.json').is_file():
+    if not (folder / 'record.json').exists():
         raise FileNotFoundError(f'{folder} has no record.json: it is not a run, or the run is not finished')
-    record = AttrDict(read_json(folder / 'record.json'))
+    record = AttrDict(_check_sealed(folder))
     parameters, labels = AttrDict(record.parameters, root=record.get('root', '')), record.data.get('labels', [])
     return AttrDict(folder=folder, name=folder.name, p=parameters, labels=labels, record=record)
 
@@ -458,7 +568,7 @@ def folders(
     for name, given in trainings.items():
         what = {k: v for k, v in given.items() if k not in BYSTANDERS}
         digest = _digest([what, code[given.get('plugins', '')], data[given.get('root', '')]], 8)
-        names[name] = f'{name}-{digest}'
+        names[name] = f'{_folder_name(name)}-{digest}'
     return names
 
 
@@ -468,10 +578,14 @@ def last_took(
 ) -> str:  # e.g. "1 min 20 s last time"
     "How long the last training of this name took, whatever has changed since"
     folder = Path(folder)
-    name = folder.name.rpartition('-')[0]
-    records = [read_json(o) for o in folder.parent.glob(f'{name}-{"[0-9a-f]" * 8}/record.json')]
-    if not records:
+    name, took = folder.name.rpartition('-')[0], {}
+    for file in folder.parent.glob(f'{name}-{"[0-9a-f]" * 8}/record.json'):
+        try:
+            record = read_json(file)
+            took[record['finished']] = sum(record['seconds'].values())
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # a damaged record is named when its run is opened
+    if not took:
         return 'not done before'
-    last = max(records, key=lambda r: r['finished'])
-    minutes, seconds = divmod(round(sum(last['seconds'].values())), 60)
+    minutes, seconds = divmod(round(took[max(took)]), 60)
     return f'{minutes} min {seconds} s last time'

@@ -12,6 +12,7 @@ __all__ = [
     'ADDED',
     'SPLITS',
     'KEYS',
+    'UNCERTAIN',
     'check_table',
     'StudyTable',
     'table1',
@@ -19,7 +20,7 @@ __all__ = [
 
 # %% ../nbs/00_table.ipynb #45742814
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from fastcore.basics import patch
+
+from .reading import _MAX_AGE, _numbers, _show_names, _show_value
 
 # %% ../nbs/00_table.ipynb #0cd7e6ae
 #: Images in the training set of CXR-LT 2023 (Table 1).
@@ -108,7 +111,7 @@ def _table_schema(
         'height': _number('Int32', pa.Check.gt(0)),
         'split': pa.Column('str', pa.Check.isin(SPLITS)),
         'sex': _text(nullable=True, coerce=True),
-        'age': _number('Float32', pa.Check.ge(0)),
+        'age': _number('Float32', pa.Check.in_range(0, _MAX_AGE)),
     }
     return pa.DataFrameSchema(columns | {o: _number('Int8', pa.Check.isin([0, 1])) for o in labels})
 
@@ -120,8 +123,15 @@ _ALLOWED = {
     'str_length(1, None)': 'a value is required',
     f'isin({SPLITS})': f'a split must be one of {", ".join(SPLITS)}',
     'greater_than(0)': 'a size in pixels must be positive',
-    'greater_than_or_equal_to(0)': 'an age must not be negative',
+    f'in_range(0, {_MAX_AGE})': f'an age must be 0 to {_MAX_AGE} years',
 }
+
+
+#: Columns whose values no message shows.
+_IDENTIFYING = ['path', 'image_id', 'study_id', 'patient_id']
+#: What -1 (uncertain) becomes in a column of labels, by the parameter `uncertain`; an empty cell is always unknown.
+UNCERTAIN = dict(ignore=None, zero=0, one=1)
+_CHOICES = 'uncertain=ignore makes -1 and empty cells unknown; zero or one makes -1 a 0 or 1, and empty cells unknown'
 
 
 def _name_row(
@@ -131,13 +141,16 @@ def _name_row(
     return f'{i[0]}, row {i[1]}' if isinstance(i, tuple) else f'row {i}'
 
 
-def _show_value(
-    value,  # A cell of a table
+def _rule(
+    column: str,  # A column of a table
+    check: str,  # The check that it fails, as pandera names it
 ) -> str:
-    "How a message shows a value"
-    if pd.isna(value):
-        return 'no value'
-    return repr(value.item() if hasattr(value, 'item') else value)
+    "What is allowed in a column"
+    if column not in KEYS:
+        return 'a label must be 0 or 1'
+    if check.startswith('coerce_dtype'):
+        return 'a number of pixels must be whole' if column in ('width', 'height') else 'a number is required'
+    return _ALLOWED.get(check, 'text is required' if check.startswith('dtype') else check)
 
 
 # %% ../nbs/00_table.ipynb #f15b18db
@@ -148,14 +161,16 @@ def _message(
     "One sentence on the first failure, and the number of others"
     first = failures.iloc[0]
     if first.check == 'column_in_dataframe':
-        return f'column {first.failure_case!r} is missing; found {", ".join(map(str, df))}'
+        return f'column {first.failure_case!r} is missing; found {_show_names(df)}'
     if pd.isna(first['index']):
-        return f'column {first.column!r}: found {first.failure_case!r}; must be {first.check}'
-    allowed = _ALLOWED.get(first.check, first.check) if first.column in KEYS else 'a label must be 0 or 1'
+        return f'column {first.column!r}: {_rule(first.column, first.check)}'
     row = int(first['index'])
-    found = _show_value(df[first.column].iloc[row])
-    others = f' ({len(failures) - 1} more like it)' if len(failures) > 1 else ''
-    return f'{_name_row(df.index[row])}, column {first.column!r}: found {found}; {allowed}{others}'
+    value, allowed = df[first.column].iloc[row], _rule(first.column, first.check)
+    allowed += f'; {_CHOICES}' if first.column not in KEYS and _show_value(value) == '-1' else ''
+    found = '' if first.column in _IDENTIFYING else f'found {_show_value(value)}; '
+    rows = failures['index'][failures.column == first.column].nunique()
+    others = f' ({rows - 1} more like it)' if rows > 1 else ''
+    return f'{_name_row(df.index[row])}, column {first.column!r}: {found}{allowed}{others}'
 
 
 # %% ../nbs/00_table.ipynb #6a12b9c1
@@ -163,20 +178,35 @@ def _check_hierarchy(
     df: pd.DataFrame,  # A data frame that has passed `_table_schema`
     labels: Sequence[str],  # Names of the label columns
 ):
-    "`ValueError` if the images of one study differ in a label or in their patient (§4.1)"
+    "`ValueError` if the images of one study differ in a known label or in their patient (§4.1)"
     studies = pd.factorize(df.study_id)[0]
-    _, first = np.unique(studies, return_index=True)
     for column in ['patient_id', *labels]:
         values = pd.factorize(df[column])[0]
-        different = np.flatnonzero(values != values[first][studies])
+        known = np.flatnonzero(values >= 0)
+        first = np.zeros(len(df), int)
+        first[studies[known[::-1]]] = known[::-1]  # the first row of each study with a known value
+        different = known[values[known] != values[first[studies[known]]]]
         if different.size:
-            row = different[0]
-            other = first[studies[row]]
+            row, other = different[0], first[studies[different[0]]]
             found, expected = (_show_value(df[column].iloc[o]) for o in (row, other))
+            what = 'another patient than' if column == 'patient_id' else f'found {found}, but {expected} in'
             raise ValueError(
-                f'{_name_row(df.index[row])}, column {column!r}: found {found}, but {_name_row(df.index[other])} '
-                f'of the same study {df.study_id.iloc[row]!r} has {expected}; all images of a study share them'
+                f'{_name_row(df.index[row])}, column {column!r}: {what} {_name_row(df.index[other])} '
+                'of the same study; all images of a study share them'
             )
+
+
+# %% ../nbs/00_table.ipynb #7e37fa67
+def _check_paths(
+    df: pd.DataFrame,  # A data frame that has passed `_table_schema`
+):
+    "`ValueError` if a split has the same file twice"
+    again = (df.path.notna() & df.duplicated(['path', 'split'])).to_numpy()
+    if again.any():
+        row = again.argmax()
+        same = (df.path == df.path.iloc[row]) & (df.split == df.split.iloc[row])
+        first = _name_row(df.index[same.to_numpy().argmax()])
+        raise ValueError(f"{_name_row(df.index[row])}, column 'path': the image of {first} again; list each image once")
 
 
 # %% ../nbs/00_table.ipynb #11495c21
@@ -192,8 +222,43 @@ def _check_labelled(
             row = missing.index[missing[partly[0]].to_numpy().argmax()]
             raise ValueError(
                 f'{_name_row(row)}, column {partly[0]!r}: found no value; '
-                f'a label must be 0 or 1, or missing for the whole split {split!r}'
+                f'a label must be 0 or 1, or missing for the whole split {split!r}; {_CHOICES}'
             )
+
+
+# %% ../nbs/00_table.ipynb #c670b1f3
+def _settle_uncertain(
+    df: pd.DataFrame,  # Candidate study table
+    labels: Sequence[str],  # Names of the label columns
+    uncertain: str,  # A key of `UNCERTAIN`
+) -> pd.DataFrame:  # The same with another value instead of -1
+    "Replace -1 by what the user has chosen; `ValueError` for an unknown choice"
+    if uncertain not in UNCERTAIN:
+        raise ValueError(f'uncertain={uncertain!r}; it must be one of {", ".join(UNCERTAIN)}')
+    settled = {}
+    for label in labels:
+        values = _numbers(df[label])
+        minus = (values == -1).fillna(False).astype('bool')
+        settled[label] = values.mask(minus, UNCERTAIN[uncertain])
+    return df.assign(**settled)
+
+
+# %% ../nbs/00_table.ipynb #c9f62348
+def _check_labels(
+    labels: Sequence[str],  # Names of the label columns
+    found: Collection,  # Columns of the table
+):
+    "`ValueError` if a label is unknown, is given twice, or is another column of a study table"
+    known = [o for o in found if o not in KEYS]
+    for k, label in enumerate(labels):
+        if label in KEYS:
+            raise ValueError(f'label {label!r} is a column of every study table ({", ".join(KEYS)}); rename it')
+        if label in labels[:k]:
+            raise ValueError(f'label {label!r} is given twice')
+        if label not in found:
+            other = next((o for o in known if str(o).casefold() == str(label).casefold()), None)
+            hint = f'did you mean {other!r}?' if other else f'the table has {_show_names(known) or "no labels"}'
+            raise ValueError(f'unknown label {label!r}; {hint}')
 
 
 # %% ../nbs/00_table.ipynb #6c85d9a3
@@ -201,18 +266,21 @@ def check_table(
     df: pd.DataFrame,  # Candidate study table
     labels: Sequence[str],  # Names of the label columns
     where: str = 'table',  # What a message calls this table, e.g. its folder
+    uncertain: str = '',  # A key of `UNCERTAIN`; by default -1 and single empty cells are refused
 ) -> pd.DataFrame:  # The same rows with the dtypes of the schema and a plain index
     "Validate a study table; one `ValueError` names row, column, what was found and what is allowed"
     if not len(df):
         raise ValueError(f'{where}: the table is empty; give at least one image')
-    if missing := [o for o in labels if o not in df]:
-        known = ', '.join(o for o in df if o not in KEYS) or 'no labels'
-        raise ValueError(f'{where}: unknown label {missing[0]!r}; the table has {known}')
     try:
+        _check_labels(labels, df.columns)
+        if uncertain:
+            df = _settle_uncertain(df, labels, uncertain)
         checked = _table_schema(labels).validate(df.reset_index(drop=True), lazy=True)
         checked.index = df.index
         _check_hierarchy(checked, labels)
-        _check_labelled(checked, labels)
+        _check_paths(checked)
+        if not uncertain:
+            _check_labelled(checked, labels)
     except pa.errors.SchemaErrors as e:
         raise ValueError(f'{where}: {_message(e.failure_cases, df)}') from None
     except ValueError as e:
@@ -227,7 +295,7 @@ class StudyTable:
 
     df: pd.DataFrame  # One row per image, see `check_table`
     labels: list[str]  # Names of the label columns
-    source: str  # "phantom", "nih" or "cxrlt"
+    source: str  # Name of the data set, e.g. "phantom", "nih" or "cxrlt"
     root: Path | None = None  # Folder of the release; None for a table without images
     credentialed: bool = True  # Whether a data-use agreement forbids showing its rows and images
     splits: str = 'release'  # Who made the splits: the release, or a rule of this library
@@ -240,7 +308,8 @@ class StudyTable:
         ids = df[['image_id', 'study_id', 'patient_id', 'view', 'split']].astype('str')
         rows = pd.util.hash_pandas_object(ids, index=False).to_numpy()
         targets = df[self.labels].fillna(-1).to_numpy('int8')
-        return hashlib.sha256(rows.tobytes() + targets.tobytes() + '|'.join(self.labels).encode()).hexdigest()[:16]
+        names = '|'.join(o.replace('\\', '\\\\').replace('|', '\\|') for o in self.labels)
+        return hashlib.sha256(rows.tobytes() + targets.tobytes() + names.encode()).hexdigest()[:16]
 
     def record(self) -> dict:
         "What a run records about its data: counts, but no ids"
@@ -270,9 +339,9 @@ def table1(
 # %% ../nbs/00_table.ipynb #4b17b1e7
 @patch
 def verify(self: StudyTable):
-    "`FileNotFoundError` with the number and the first five of the images that are listed but not on disk"
+    "`FileNotFoundError` with the number and the first five of the images that are not on disk; rows if credentialed"
     paths = self.df.path
-    missing = [o for o in paths if not (isinstance(o, str) and Path(o).is_file())]
+    missing = [row for row, o in enumerate(paths) if not (isinstance(o, str) and Path(o).is_file())]
     if missing:
-        first = ', '.join(map(str, missing[:5]))
+        first = ', '.join(f'row {o}' if self.credentialed else str(paths.iloc[o]) for o in missing[:5])
         raise FileNotFoundError(f'{len(missing)} of {len(paths)} listed images are not on disk; the first: {first}')

@@ -1,7 +1,8 @@
-"""Interrupt with kill -9 at twelve random moments, and resume each time: `make test-kill`.
+"""Interrupt with kill -9 at fifteen random moments, and resume each time: `make test-kill`.
 
-Five while a cache is built, five within a second after an epoch of a training, two in a training by two processes.
-Each must end with what an uninterrupted one has: the same bytes of images, history, metrics and predictions.
+Five while a cache is built, five within a second after an epoch of a training, three inside an epoch of a training that
+saves its state after each step, two in a training by two processes. Each must end with what an uninterrupted one has:
+the same bytes of images, history, metrics and predictions.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 from checkout import ROOT
 
 from cxrlt_nb.cache import ImageCache
@@ -119,6 +121,26 @@ def interrupted_caches(tmp, root, rng):
         yield text, images_of(folder) == whole
 
 
+def steps(out):
+    "Steps of the unfinished epoch in the last checkpoint of a run"
+    state = torch.load(out / 'checkpoint.pt', weights_only=True) if (out / 'checkpoint.pt').exists() else {}
+    return state['within']['steps'] if 'within' in state else 0
+
+
+def interrupted_inside(tmp, home, rng, times):
+    "Interrupt and resume a training inside an epoch; what happened, and whether the result is the same"
+    more = dict(checkpoint_minutes=1e-9, augment='paper', bs=16)
+    whole = finish(home, tmp / 'inside whole', **more)
+    for k in range(times):
+        out, step = tmp / f'inside {k}', rng.randint(1, 36)
+        p = start_training(home, out, **more)
+        while (epochs(out), steps(out)) < (k, step) and p.poll() is None:
+            time.sleep(0.005)
+        interrupt(p, home)
+        text = f'inside {k + 1}: interrupted in epoch {epochs(out) + 1} after step {steps(out)}'
+        yield text, finish(home, out, **more) == whole
+
+
 def interrupted_trainings(tmp, home, rng, times, processes=1):
     "Interrupt and resume a training; what happened, and whether the result is the same"
     name = f'training by {processes}'
@@ -150,8 +172,9 @@ def main():
         root = next((home / 'data').glob('phantom-*'))
         caches = interrupted_caches(tmp, root, rng)
         alone = interrupted_trainings(tmp, home, rng, TIMES)
+        inside = interrupted_inside(tmp, home, rng, 3)
         together = interrupted_trainings(tmp, home, rng, 2, processes=2)
-        for moments in (caches, alone, together):
+        for moments in (caches, alone, inside, together):
             for text, same in moments:
                 print(f'{text}; resumed: {"the same" if same else "SOMETHING ELSE"}', flush=True)
                 results.append(same)

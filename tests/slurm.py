@@ -1,12 +1,14 @@
-"""Rows of Table 2 through a real Slurm: `python tests/slurm.py`, as root, about five minutes on two cores.
+"""Rows of Table 2 through a real Slurm: `python tests/slurm.py`, as root, about six minutes on two cores.
 
 Installs Debian's slurm-wlm and munge if they are missing. Starts munged, slurmctld and slurmd on the loopback, with two
 pretended GPUs, in a process namespace that ends with the test. Submits the first rows of a small study through
-profiles/slurm, one training of which fails at first, and compares the table with one made without Slurm.
+profiles/slurm, one training of which fails at first, and compares the table with one made without Slurm. A training
+that gets SIGTERM in the middle of an epoch goes back into the queue and is resumed there.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -115,6 +117,28 @@ def occupy(here, there):
     return folder
 
 
+def ask(*command):
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def signalled(home):
+    "Send SIGTERM to a training, as Slurm does before the time is over; the text of its notebook after it has resumed"
+    begin, small = time.time(), 'images=400 held_out=150 epochs=60 threads=1'
+    process = graph.start(home, 'slurm', *FREQUENT, '--until', 'train', rows=1, set=small)
+    while not list(home.glob('runs/table2/*/checkpoint.pt')):
+        assert process.poll() is None and time.time() - begin < 900, (home / 'log').read_text()[-4000:]
+        time.sleep(0.2)
+    job = ask('squeue', '-h', '-t', 'RUNNING', '-o', '%i')
+    ask('scancel', '--signal=TERM', job)
+    while ask('squeue', '-h', '-j', job, '-o', '%T') != 'PENDING':
+        assert process.poll() is None and time.time() - begin < 900, (home / 'log').read_text()[-4000:]
+        time.sleep(0.5)
+    ask('scontrol', 'update', f'JobId={job}', 'StartTime=now')  # Slurm would wait for two minutes
+    graph.wait(process, home)
+    print(f'SIGTERM in the middle of a training: {time.time() - begin:.0f} s', flush=True)
+    return next(home.glob('runs/table2/*/notebook.ipynb')).read_text()
+
+
 def numbers(home):
     return read_result(home / TABLE)[0]
 
@@ -137,7 +161,10 @@ def check(tmp):
     study(there, 'slurm', *FREQUENT)
     assert numbers(here).equals(numbers(there)), 'another table through Slurm'
     assert (there / 'runs/table2/report.html').is_file()
-    print('two trainings at once, each on the device that Slurm gave it; the same table\n2 passed, 0 failed')
+    text = signalled(tmp / 'signalled')
+    assert re.search(r'resuming after epoch \d+ of 60 and \d+ steps', text), 'not resumed inside an epoch'
+    print('two trainings at once, each on the device that Slurm gave it; the same table; resumed after SIGTERM')
+    print('3 passed, 0 failed')
 
 
 def main():

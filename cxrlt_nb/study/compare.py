@@ -177,8 +177,8 @@ def _comparison_table(
     "Held-out mAP and mAUC of each configuration, and the paired difference to each of its `baselines` among `names`"
     _check_runs(opened)
     first = next(iter(opened.values()))
-    y = df.loc[saved_predictions(first, *_HELD_OUT).index, first.labels].astype(int)
-    y = y.loc[:, y.any() & ~y.all()]  # a label of one value only has no score
+    y = df.loc[saved_predictions(first, *_HELD_OUT).index, first.labels].astype('float64')
+    y = y.loc[:, y.nunique() == 2]  # a label of one value only has no score
     positives = df.loc[df.index.difference(y.index), list(y)].sum()
     groups = _label_groups(list(y), positives, first.p.data in ('phantom', 'cxrlt'))
     scores = {name: _score(name, opened, df, y, n) for name in names}
@@ -204,6 +204,7 @@ def write_comparison(
     folders: dict,  # Folder of each finished run by the name of the training, such as "basic-seed0"
     path: Path,  # The csv file
     n: int = 1000,  # Replicates
+    made_by: str | None = None,  # The command that asks, for the head of the file; None: make study-extended
 ) -> pd.DataFrame:
     "Compare what is asked for and write the table; `ValueError` if credentialed data would leave `runs/`"
     opened = {}
@@ -217,7 +218,8 @@ def write_comparison(
     trained = {name for name, _ in opened}
     names = [o for o in configurations(asked) if o in trained or EXTENDED[o].how]
     t = _comparison_table(names, opened, table.df.set_index('image_id'), n)
-    made_by = f'make study-extended GROUP={asked}' + ('' if first.p.data == 'phantom' else f' DATA={first.p.data}')
+    if made_by is None:
+        made_by = f'make study-extended GROUP={asked}' + ('' if first.p.data == 'phantom' else f' DATA={first.p.data}')
     interval = f'95 %, basic, {n} replicates over patients, seed 0'
     write_result(path, t, list(opened.values()), made_by=made_by, interval=interval)
     return t

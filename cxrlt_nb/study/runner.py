@@ -9,8 +9,13 @@ __all__ = ['run_notebook', 'write_html']
 
 # %% ../../nbs/study/00_runner.ipynb #1f70511c
 import json
+import os
 import re
 import resource
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,13 +24,14 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 from fastcore.script import CliError, call_parse
 from fastcore.xtras import modified_env
 from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from ..files import read_json, write_atomically, write_json
+from ..files import _is_private, read_json, write_atomically, write_json
 
 
 # %% ../../nbs/study/00_runner.ipynb #1814b968
@@ -90,8 +96,47 @@ def _note_peak(
     "Write the peak memory of the processes started here, in bytes, to `memory.json`"
     file = folder / 'memory.json'
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    earlier = read_json(file)['peak_memory'] if file.exists() else 0
+    try:
+        earlier = int(read_json(file)['peak_memory'])
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged: only this part is known
+        earlier = 0
     write_json(file, dict(peak_memory=max(peak, earlier)))
+
+
+# %% ../../nbs/study/00_runner.ipynb #c2cbf9bb
+@contextmanager
+def _pass_sigterm_on() -> Iterator[threading.Event]:
+    "While a notebook runs, pass SIGTERM on to its process; the event tells that it came"
+    came = threading.Event()
+
+    def pass_on(*_):
+        came.set()
+        started = psutil.Process().children()
+        for process in started:
+            process.terminate()
+        if not started:
+            raise SystemExit(os.EX_TEMPFAIL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # only the main thread can watch for signals
+        return
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# %% ../../nbs/study/00_runner.ipynb #ccf163d3
+def _requeue():
+    "Put the job of this process back into the queue of Slurm, if there is one and if it is not being cancelled"
+    job = os.environ.get('SLURM_JOB_ID')
+    if not job:
+        return
+    state = subprocess.run(['squeue', '-h', '-j', job, '-o', '%T'], capture_output=True, text=True).stdout.strip()
+    if state == 'RUNNING':
+        print(f'job {job} goes back into the queue', file=sys.stderr, flush=True)
+        subprocess.run(['scontrol', 'requeue', job], check=False)
 
 
 # %% ../../nbs/study/00_runner.ipynb #62116e12
@@ -126,20 +171,29 @@ def run_notebook(
     parameters: dict,  # Its other parameters
     devices: Sequence[str] = (),  # The run takes one of them, or as many as its parameter `processes`
 ):
-    "Run or resume a notebook; `RuntimeError` names notebook, cell and error; `ValueError` if devices are too few"
+    "Run or resume a notebook; `RuntimeError` with cell and error, `ValueError`, or `SystemExit(75)` after SIGTERM"
     notebook, folder = Path(notebook), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a training opens it if its data are public
+    copy, env = folder / 'unfinished.ipynb', {}
+    for place in (copy, folder / 'notebook.ipynb'):
+        if place.is_dir():
+            raise ValueError(f'{place} is a folder, so the notebook cannot be written. Remove it')
     if 'out' in papermill.inspect_notebook(notebook):
         parameters = parameters | dict(out=str(folder))
     with FileLock(folder / 'lock').acquire(poll_interval=1.0):
         pass  # another process has finished with this folder
-    copy, env = folder / 'unfinished.ipynb', {}
     if parameters.get('threads'):
         env = dict.fromkeys(('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS'), str(parameters['threads']))
     with _hold_devices(devices, parameters.get('processes', 1), folder.parent) as mine:
         if mine:
             env['CUDA_VISIBLE_DEVICES'] = ','.join(mine)
-        error = _execute(notebook, copy, parameters, env)
+        with _pass_sigterm_on() as came:
+            error = _execute(notebook, copy, parameters, env)
+    if _is_private(folder) and copy.exists():
+        copy.chmod(0o600)
+    if error and (came.is_set() or error == f'SystemExit: {os.EX_TEMPFAIL}'):
+        print(f'{folder.name}: ended by SIGTERM; run the same command again to resume', file=sys.stderr, flush=True)
+        raise SystemExit(os.EX_TEMPFAIL)
     if error:
         where = f'{folder.name}: {notebook.name} failed in {_stopped_at(copy)}'
         raise RuntimeError(f'{where}: {error}\nThe notebook up to there: {copy}')
@@ -242,5 +296,8 @@ def _main(
     "Run NOTEBOOK in FOLDER, or resume it"
     try:
         run_notebook(notebook, folder, json.loads(parameters), [o for o in devices.split(',') if o])
-    except (RuntimeError, ValueError) as e:
+    except (OSError, RuntimeError, ValueError) as e:
         raise CliError(str(e)) from None
+    except SystemExit:
+        _requeue()
+        raise

@@ -372,7 +372,7 @@ QUERIES = {
     'focal loss': ['losses.html'],
     'threshold': ['faq.html', 'metrics.html'],
     'patient folds': ['folds.html'],
-    'DICOM': ['faq.html', 'own_data.html', 'data.html', 'datasets.html', 'cache.html'],
+    'DICOM': ['images.html', 'own_data.html', 'faq.html'],
     'predict': ['predict.html'],
     'GPU': ['distributed.html', 'cluster.html'],
     'resume': ['faq.html', 'learner.html'],

@@ -1190,6 +1190,7 @@ d = {
             ),
         },
         'cxrlt_nb.study.runner': {
+            'cxrlt_nb.study.runner._contents': ('study/runner.html#_contents', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner._execute': ('study/runner.html#_execute', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner._hold_devices': ('study/runner.html#_hold_devices', 'cxrlt_nb/study/runner.py'),
             'cxrlt_nb.study.runner._main': ('study/runner.html#_main', 'cxrlt_nb/study/runner.py'),

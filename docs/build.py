@@ -1,306 +1,47 @@
 """Build the site into _site/ without running any notebook.
 
-nbdev's processors prepare the notebooks, except the one that executes cells: the reference entry of a public name
-(signature, parameters, docstring) is read from the imported package. smalldocs then renders the pages with the same
-_quarto.yml that Quarto reads. KaTeX is copied from docs/node_modules: no page needs another server.
+`reference` makes an entry for each public name, `cells` prepares the notebooks, `search` makes the index, and smalldocs
+renders the pages with the same _quarto.yml that Quarto reads. KaTeX is copied from docs/node_modules: no page needs
+another server.
 """
 
-import ast
-import html
-import inspect
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
-from importlib import import_module
+from configparser import ConfigParser
 from pathlib import Path
-from pprint import pformat
 
 import yaml
+from cells import Entries, Procs, Prose, fold_cells, keep_intervals_together, mark_plots
 from fastcore.nbio import mk_cell, read_nb, write_nb
-from nbdev.config import nbpath2html
-from nbdev.process import Processor
-
-# nbdev has no public way to leave single processors out, or to ask for a notebook's module.
-from nbdev.processors import FilterDefaults, _default_exp, add_links, exec_show_docs
-from nbdev.showdoc import show_doc
+from fontTools import subset
+from fontTools.ttLib import TTFont
+from reference import NBS, REPOSITORY, ROOT, Reference, notebooks, page_name, page_of, relative_link, rename_links
+from search import write_search
 from smalldocs import layout
 from smalldocs.config import load
 from smalldocs.site import Site
 
-ROOT = Path(__file__).resolve().parent.parent
-NBS, STAGE, OUT, NODE = ROOT / 'nbs', ROOT / '_proc', ROOT / '_site', ROOT / 'docs/node_modules'
-REPOSITORY = 'https://github.com/cxrlt-nb/cxrlt_nb/blob/main'
+from cxrlt_nb.study.runner import write_html
+
+STAGE, OUT, NODE = ROOT / '_proc', ROOT / '_site', ROOT / 'docs/node_modules'
 KATEX = 'site_libs/katex'
-MAX_CONSTANT_LINES = 12
-
-
-def notebooks():
-    return sorted(o for o in NBS.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in o.parts))
+API_LIST = '<!-- the list of names: docs/build.py -->'
+SAMPLE = 'study/sample_report.html'
+MAX_RELATED = 6
 
 
 def text_pages():
     return sorted(NBS.glob('*.qmd'))
 
 
-def page_name(path):
-    "The name of a page on the site: `phantom/00_canvas.ipynb` becomes `phantom/canvas.ipynb`"
-    path = Path(path)
-    return nbpath2html(path).with_suffix(path.suffix).as_posix()
-
-
-def page_of(file):
-    "The page of a file in nbs/"
-    return page_name(Path(file).resolve().relative_to(NBS))
-
-
-def relative_link(target, page):
-    "A link from `page` to `target`, both as seen from the top of the site"
-    return os.path.relpath(target, os.path.dirname(page) or '.')
-
-
-def rename_links(text):
-    "Links to notebooks, as the repository names them, become links to the pages of the site"
-    return re.sub(r'(?<=\]\()[\w./-]+\.ipynb', lambda m: page_name(m[0]), text)
-
-
-def slug(text):
-    return re.sub(r'[^\w.-]+', '-', re.sub(r'[`*?,:;()/"\']', '', text.lower()).strip()).strip('-')
-
-
-# The reference
-
-
-def heading(name, file, line, level):
-    "The heading of an entry, with a link to the line that defines the name"
-    url = f'{REPOSITORY}/{Path(file).relative_to(ROOT).as_posix()}#L{line}'
-    link = f'[source]({url}){{.source-link aria-label="source of {name}"}}'
-    return f'{"#" * level} {name} {{#{name} .api}}\n\n{link}\n\n'
-
-
-def callable_entry(mod, name, obj, line, level):
-    "The entry of a function, class or method: nbdev's own, under our heading"
-    text = show_doc(obj, name=name)._repr_markdown_()
-    return heading(name, mod.__file__, line, level) + text.split(f'### {name}\n\n', 1)[1]
-
-
-def constant_entry(mod, name, line, source):
-    "The entry of a constant: its value and the `#:` comment above it"
-    comment = []
-    while (above := source[line - 2 - len(comment)]).startswith('#:'):
-        comment.insert(0, above[2:].strip())
-    first, *rest = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False).split('\n')
-    shown = [first, *(' ' * (len(name) + 3) + o for o in rest[: MAX_CONSTANT_LINES - 1])]
-    if len(rest) >= MAX_CONSTANT_LINES:
-        shown.append('# …')
-    text = heading(name, mod.__file__, line, 3) + f'```python\n{name} = {chr(10).join(shown)}\n```'
-    return text + (f'\n\n*{" ".join(comment)}*' if comment else '')
-
-
-def method_entries(mod, cls, node):
-    "Name → entry, for the public methods and properties that a class defines itself"
-    for o in node.body:
-        if not isinstance(o, ast.FunctionDef) or o.name.startswith('_'):
-            continue
-        static = inspect.getattr_static(cls, o.name, None)
-        fn = getattr(static, '__func__', None) or getattr(static, 'fget', None) or static
-        if inspect.isfunction(fn):
-            name = f'{cls.__name__}.{o.name}'
-            yield name, callable_entry(mod, name, fn, o.lineno, 4)
-
-
-def patched_class(node):
-    "The name of the class that fastcore's `@patch` adds a function to, or None"
-    is_patch = isinstance(node, ast.FunctionDef) and any('patch' in ast.unparse(o) for o in node.decorator_list)
-    return ast.unparse(node.args.args[0].annotation) if is_patch and not node.name.startswith('_') else None
-
-
-def module_entries(mod):
-    "Name → entry, for everything in `__all__`, and for public methods that are added to its classes"
-    text = Path(mod.__file__).read_text()
-    for node in ast.parse(text).body:
-        if cls := patched_class(node):
-            name = f'{cls}.{node.name}'
-            yield name, callable_entry(mod, name, getattr(getattr(mod, cls), node.name), node.lineno, 4)
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in mod.__all__:
-            obj = getattr(mod, node.name)
-            yield node.name, callable_entry(mod, node.name, obj, node.lineno, 3)
-            if isinstance(node, ast.ClassDef) and inspect.isclass(obj):
-                yield from method_entries(mod, obj, node)
-        for name in assigned_names(node):
-            if name in mod.__all__:
-                yield name, constant_entry(mod, name, node.lineno, text.split('\n'))
-
-
-def assigned_names(node):
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return []
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    return [o.id for target in targets for o in ast.walk(target) if isinstance(o, ast.Name)]
-
-
-def names_of(node):
-    "The names that a statement defines, as the reference has them"
-    if cls := patched_class(node):
-        return [f'{cls}.{node.name}']
-    if isinstance(node, ast.ClassDef):
-        return [node.name, *(f'{node.name}.{o.name}' for o in node.body if isinstance(o, ast.FunctionDef))]
-    return [node.name] if hasattr(node, 'name') else assigned_names(node)
-
-
-class Reference:
-    "Every public name of the package with its page, anchor and entry"
-
-    def __init__(self):
-        self.pages, self.entries, self.links = {}, {}, {}
-        for file in notebooks():
-            if name := _default_exp(read_nb(file)):
-                self.pages[name] = page_of(file)
-                self.entries[name] = dict(module_entries(import_module(f'cxrlt_nb.{name}')))
-        self.modules = {page: name for name, page in self.pages.items()}
-        self._collect_links()
-
-    def _collect_links(self):
-        count = Counter(k for entries in self.entries.values() for k in entries)
-        for module, entries in self.entries.items():
-            page = self.pages[module]
-            self.links[f'cxrlt_nb.{module}'] = page
-            for k in entries:
-                names = [f'{module}.{k}', f'cxrlt_nb.{module}.{k}', *([k] if count[k] == 1 else [])]
-                self.links |= dict.fromkeys(names, f'{page}#{k}')
-
-    def linkify(self, text, page):
-        "Turn a public name in backticks into a link to its entry; the page's own module comes first"
-        own = self.entries.get(self.modules.get(page), {})
-
-        def link(m):
-            name = m[1].removesuffix('()')
-            if name in own:
-                return f'[`{m[1]}`](#{name})'
-            target = self.links.get(name)
-            return f'[`{m[1]}`]({relative_link(target, page)})' if target and target != page else m[0]
-
-        out, fence = [], None
-        for line in text.split('\n'):
-            if (m := re.match(r'^\s*(```+|~~~+)', line)) and fence in (None, m[1]):
-                fence = m[1] if fence is None else None
-            elif fence is None and not line.startswith('    ') and not re.match(r'#{1,6} ', line):
-                line = re.sub(r'(?<![\[`])`([^`\s]+)`(?![\]`])', link, line)
-            out.append(line)
-        return '\n'.join(out)
-
-
-# The notebooks
-
-
-class Entries(Processor):
-    "Put the entries of the reference after the cells that define their names, where nbdev would run `show_doc`"
-
-    reference = None
-
-    def begin(self):
-        page = page_of(self.nb.path_)
-        entries = self.reference.entries.get(self.reference.modules.get(page), {})
-        cells, done = [], set()
-        for cell in self.nb.cells:
-            cells.append(cell)
-            for name in self.defined_names(cell):
-                if name in entries and name not in done:
-                    done.add(name)
-                    cells.append(mk_cell(entries[name], 'markdown'))
-        self.nb.cells = cells
-        if missing := sorted(entries.keys() - done):
-            raise ValueError(f'{self.nb.path_}: no export cell defines {", ".join(missing)}')
-
-    def defined_names(self, cell):
-        if cell.cell_type != 'code' or not {'export', 'exports'} & cell.directives_.keys():
-            return []
-        return [name for o in ast.parse(cell.source).body for name in names_of(o)]
-
-
-class Prose(Processor):
-    "Add links, and keep the anchors of headings apart from those of public names"
-
-    reference = None
-
-    def begin(self):
-        self.page, self.seen = page_of(self.nb.path_), Counter()
-        self.names = self.reference.entries.get(self.reference.modules.get(self.page), {})
-
-    def anchor(self, m):
-        if slug(m[1]) not in self.names or '{#' in m[0]:
-            return m[0]
-        self.seen[m[1]] += 1
-        count = f'-{self.seen[m[1]]}' if self.seen[m[1]] > 1 else ''
-        return f'{m[0]} {{#about-{slug(m[1])}{count}}}'
-
-    def cell(self, cell):
-        if cell.cell_type == 'markdown' and cell.source:
-            text = re.sub(r'^#{2,4} (.+)$', self.anchor, cell.source, flags=re.M)
-            cell.source = rename_links(self.reference.linkify(text, self.page))
-
-
-def named_figures(cell):
-    "Vector figures go into the page itself: without the head of their file, with alternative text and with unique ids"
-    alt = cell.directives_.get('fig-alt', '').strip('"') if cell.cell_type == 'code' else ''
-    for output in cell.get('outputs', []):
-        if svg := output.get('data', {}).get('image/svg+xml'):
-            start = ''.join(svg).partition('<svg ')[2]
-            start = re.sub(r'(\bid="|url\(#|href="#)', rf'\1f{cell.idx_}-', start)  # figures of a page share their ids
-            output['data']['image/svg+xml'] = f'<svg role="img" aria-label="{html.escape(alt)}" {start}'
-
-
-def plain_front(cell):
-    "Drop the page's output name: the file already has it"
-    if cell.cell_type == 'raw' and cell.source:
-        cell.source = re.sub(r'^output-file:.*\n', '', cell.source, flags=re.M)
-
-
-class Procs(FilterDefaults):
-    "nbdev's processors, with the reference in place of those that run or look for cells"
-
-    without = (exec_show_docs, add_links)
-    without_names = ('add_show_docs', 'clean_show_doc', 'insert_warning')
-
-    def base_procs(self):
-        kept = [o for o in super().base_procs() if o not in self.without and o.__name__ not in self.without_names]
-        return [named_figures, Entries, *kept, Prose, plain_front]
-
-
-# The site
-
-
-def stage_notebook(file):
-    nb = read_nb(file)
-    nb.path_ = file
-    Procs()(nb)
-    for cell in nb.cells:
-        cell.metadata.pop('language', None)
-    to = STAGE / page_of(file)
-    to.parent.mkdir(exist_ok=True)
-    write_nb(nb, to)
-
-
-def stage():
-    "Write everything that smalldocs reads, under its name on the site, into STAGE"
-    if STAGE.exists():
-        shutil.rmtree(STAGE)
-    STAGE.mkdir()
-    reference = Entries.reference = Prose.reference = Reference()
-    for file in notebooks():
-        stage_notebook(file)
-    for file in text_pages():
-        (STAGE / file.name).write_text(rename_links(reference.linkify(file.read_text(), file.name)))
-    for file in [*NBS.glob('*.css'), *NBS.glob('images/*'), *NBS.glob('results/*.csv')]:
-        to = STAGE / file.relative_to(NBS)
-        to.parent.mkdir(exist_ok=True)
-        shutil.copy(file, to)
-    config = (ROOT / '_quarto.yml').read_text()
-    (STAGE / '_quarto.yml').write_text(re.sub(r'[\w/]+\.ipynb', lambda m: page_name(m[0]), config))
-    return reference
+def configuration():
+    return yaml.safe_load((ROOT / '_quarto.yml').read_text())
 
 
 def sidebar_pages(entries):
@@ -314,17 +55,138 @@ def sidebar_pages(entries):
             yield from sidebar_pages(o.get('contents', []))
 
 
+def sections():
+    "Page → the section of the sidebar that it is in"
+    contents = configuration()['website']['sidebar']['contents']
+    return {page_name(page): o['section'] for o in contents for page in sidebar_pages(o['contents'])}
+
+
 def check_pages():
     "Every page has a name that no other page has, and is in the sidebar once"
     files = [o.relative_to(NBS).as_posix() for o in [*notebooks(), *text_pages()]]
     stems = Counter(Path(page_name(o)).stem for o in files)
     if repeated := [k for k, n in stems.items() if n > 1]:
         sys.exit(f'more than one page is called {repeated[0]!r}; rename one of the notebooks')
-    sidebar = list(sidebar_pages(yaml.safe_load((ROOT / '_quarto.yml').read_text())['website']['sidebar']['contents']))
+    sidebar = list(sidebar_pages(configuration()['website']['sidebar']['contents']))
     missing, unknown = sorted(set(files) - set(sidebar)), sorted(set(sidebar) - set(files))
     repeated = sorted(k for k, n in Counter(sidebar).items() if n > 1)
     if missing or unknown or repeated:
         sys.exit(f'sidebar of _quarto.yml: missing {missing}, unknown {unknown}, repeated {repeated}')
+
+
+# What smalldocs reads
+
+
+def stage_notebook(file, section):
+    nb = read_nb(file)
+    nb.path_ = file
+    nb.cells = fold_cells(nb.cells, is_result=section == 'Results')
+    Procs()(nb)
+    for cell in nb.cells:
+        cell.metadata.pop('language', None)
+    to = STAGE / page_of(file)
+    to.parent.mkdir(exist_ok=True)
+    write_nb(nb, to)
+
+
+def include(m):
+    "The text of a file at the top of the repository, without its title and with links that work on the site"
+    text = (NBS / m[1]).read_text().partition('\n')[2]
+    text = re.sub(r'\]\(nbs/([\w/]+\.(?:ipynb|qmd))', r'](\1', text)
+    return re.sub(r'\]\((?!https?:|#)([\w./-]+)(?<!\.ipynb)(?<!\.qmd)\)', rf']({REPOSITORY}/\1)', text)
+
+
+def stage_text(file, reference):
+    text = re.sub(r'\{\{< include (\S+) >\}\}', include, file.read_text())
+    if file.stem == 'glossary':  # Each term gets an anchor, which search needs
+        text = re.sub(r'^\*\*(.+?)\.\*\*', lambda m: f'[{m[0]}]{{#{term_id(m[1])}}}', text, flags=re.M)
+    text = with_version(rename_links(reference.linkify(text, file.name)))
+    (STAGE / file.name).write_text(text.replace(API_LIST, reference.index()))
+
+
+def term_id(term):
+    return 'term-' + re.sub(r'\W+', '-', term.lower()).strip('-')
+
+
+def with_version(text):
+    "Fill in version and commit, as Quarto would from _variables.yml"
+    settings = ConfigParser(delimiters=['='], interpolation=None)
+    settings.read(ROOT / 'settings.ini')
+    ran = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
+    text = text.replace('{{< var version >}}', settings['DEFAULT']['version'])
+    return text.replace('{{< var commit >}}', ran.stdout.strip() or 'unknown')
+
+
+def stage_configuration():
+    text = re.sub(r'[\w/]+\.ipynb', lambda m: page_name(m[0]), (ROOT / '_quarto.yml').read_text())
+    (STAGE / '_quarto.yml').write_text(with_version(text))
+
+
+def stage():
+    "Write everything that smalldocs reads, under its name on the site, into STAGE"
+    if STAGE.exists():
+        shutil.rmtree(STAGE)
+    STAGE.mkdir()
+    reference = Entries.reference = Prose.reference = Reference()
+    section_of = sections()
+    for file in notebooks():
+        stage_notebook(file, section_of[page_of(file)])
+    for file in text_pages():
+        stage_text(file, reference)
+    for file in [*NBS.glob('*.css'), *NBS.glob('images/*'), *NBS.glob('results/*.csv')]:
+        to = STAGE / file.relative_to(NBS)
+        to.parent.mkdir(exist_ok=True)
+        shutil.copy(file, to)
+    stage_configuration()
+    add_related(section_of)
+    return reference
+
+
+# Related pages
+
+
+def prose_of(file):
+    if file.suffix == '.qmd':
+        return file.read_text()
+    return '\n'.join(c.source for c in read_nb(file).cells if c.cell_type != 'code' and c.source)
+
+
+def title_of(text):
+    return yaml.safe_load(text.split('---')[1])['title']
+
+
+def links_of(page, text):
+    "The other pages of the site that a page links to"
+    links = re.findall(r'\]\(([\w./-]+\.(?:ipynb|qmd))', text)
+    return Counter(os.path.normpath(Path(page).parent / o) for o in links if o != page)
+
+
+def add_related(section_of):
+    "End each page with links to those that refer to it or that it refers to; pages that list everything do not count"
+    texts = {page: prose_of(STAGE / page) for page in section_of}
+    lists = ('index.ipynb', 'api.qmd', 'contributing.qmd', 'changelog.qmd', 'glossary.qmd')
+    links = {page: links_of(page, text) for page, text in texts.items() if page not in lists}
+    for page in links:
+        count = {o: links[o][page] + links[page][o] for o in links if o != page and links[o][page] + links[page][o]}
+        best = sorted(count, key=count.get, reverse=True)[:MAX_RELATED]
+        if not best:
+            continue
+        named = [f'[{title_of(texts[o])}]({relative_link(o, page)})' for o in best]
+        line = f'::: {{.related}}\nRelated pages: {" · ".join(named)}\n:::'
+        if page.endswith('.qmd'):
+            (STAGE / page).write_text(f'{(STAGE / page).read_text().rstrip()}\n\n{line}\n')
+        else:
+            nb = read_nb(STAGE / page)
+            nb.cells.append(mk_cell(line, 'markdown'))
+            write_nb(nb, STAGE / page)
+
+
+# The site
+
+
+def sample_report():
+    "The report that `make study` writes, from the committed results"
+    write_html(NBS / 'study/04_report.ipynb', OUT / SAMPLE, 'Table 2: study report (sample)')
 
 
 def copy_katex():
@@ -335,13 +197,37 @@ def copy_katex():
     shutil.copytree(dist / 'fonts', OUT / KATEX / 'fonts', ignore=shutil.ignore_patterns('*.ttf', '*.woff'))
 
 
+def keep_used_icons():
+    "Reduce the icon font, which every page loads, to the icons that the site shows: 3 KB instead of 130"
+    folder = OUT / 'site_libs/bootstrap-icons'
+    css, font = folder / 'bootstrap-icons.min.css', folder / 'fonts/bootstrap-icons.woff'
+    users = [*OUT.rglob('*.html'), *OUT.glob('site_libs/*.js'), *OUT.glob('site_libs/*.css')]
+    used = {name for o in users for name in re.findall(r'bi-([a-z0-9-]+)', o.read_text())}
+    rule = re.compile(r'\.bi-([a-z0-9-]+)::before\{content:"\\([0-9a-f]+)"\}')
+    codes = {name: code for name, code in rule.findall(css.read_text()) if name in used}
+    styles = ''.join(o.read_text() for o in OUT.glob('site_libs/*.css'))  # They use some icons by their code
+    by_code = re.findall(r'content: *"\\(f[0-9a-f]{3})"', styles)
+    small = subset.Subsetter()
+    small.populate(unicodes=[int(o, 16) for o in [*codes.values(), *by_code]])
+    with TTFont(font) as icons:
+        small.subset(icons)
+        icons.save(font)
+    text = rule.sub(lambda m: m[0] if m[1] in codes else '', css.read_text())
+    css.write_text(re.sub(r'url\("[^"]+woff2[^"]*"\) format\("woff2"\),', '', text))
+    (folder / 'fonts/bootstrap-icons.woff2').unlink()
+
+
 def finish(reference):
     "Make the pages independent of other servers, and list the public names for the tests"
     copy_katex()
+    for page in OUT.rglob('*.html'):
+        page.write_text(keep_intervals_together(mark_plots(page.read_text())))
     for page in OUT.glob('*/*.html'):  # smalldocs has one address of KaTeX for pages in every folder
         page.write_text(page.read_text().replace(f'="{KATEX}/', f'="../{KATEX}/'))
     for css in OUT.glob('site_libs/themes/*.css'):  # Themes import fonts from another server
         css.write_text(re.sub(r'@import url\([^)]*\);', '', css.read_text()))
+    keep_used_icons()
+    sample_report()
     (OUT / '.nojekyll').touch()
     names = {k: v.replace('.ipynb', '.html') for k, v in reference.links.items() if k.startswith('cxrlt_nb.')}
     (OUT / 'names.json').write_text(json.dumps(names, indent=0))
@@ -358,6 +244,7 @@ def main():
     site.out = OUT
     n = site.build()
     finish(reference)
+    write_search(site, sections(), OUT)
     if site.warnings:
         sys.exit('\n'.join(site.warnings))
     entries = sum(map(len, reference.entries.values()))

@@ -1,4 +1,4 @@
-"Draw nbs/images/mosaic.jpg, the first picture of the README: phantom images, mixed ones, and their labels."
+"Draw the pictures of the README: phantom images and mixed ones, with their labels, and a strip for its first screen."
 
 import textwrap
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from cxrlt_nb.augment import CutMix, CutOut, MixUp, Mosaic
 from cxrlt_nb.phantom.findings import draw
 from cxrlt_nb.table import LABELS
 
-FILE = Path(__file__).resolve().parent.parent / 'nbs/images/mosaic.jpg'
+FOLDER = Path(__file__).resolve().parent.parent / 'nbs/images'
 SIZE = 256
 FINDINGS = [
     ['Cardiomegaly', 'Edema', 'Pleural Effusion'],
@@ -55,15 +56,24 @@ def show(ax, image, target, title=''):
     ax.set(xticks=[], yticks=[])
 
 
+def strip(images, gap=10):
+    "Square images side by side as one picture"
+    gray = np.full((SIZE, gap), 128, dtype=np.uint8)
+    parts = [part for image in images for part in (gray, (image[0].numpy() * 255).astype(np.uint8))]
+    return Image.fromarray(np.hstack(parts[1:]))
+
+
 def main():
     xb, yb = make_batch()
+    mosaic = dict((title, image) for title, image, _ in mixed_images(xb, yb))['Mosaic, resize']
+    strip([*xb, mosaic]).save(FOLDER / 'strip.jpg', quality=70, optimize=True)
     figure = plt.figure(figsize=(7.2, 5.3), layout='constrained')
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.3])
     for ax, image, target in zip(top.subplots(1, 4), xb, yb):
         show(ax, image, target)
     for ax, (title, image, target) in zip(bottom.subplots(1, 5), mixed_images(xb, yb)):
         show(ax, image, target, title)
-    figure.savefig(FILE, dpi=160, pil_kwargs=dict(quality=58, optimize=True))
+    figure.savefig(FOLDER / 'mosaic.jpg', dpi=160, pil_kwargs=dict(quality=58, optimize=True))
 
 
 if __name__ == '__main__':

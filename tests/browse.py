@@ -4,6 +4,8 @@ Set SHOTS=1 to keep a screenshot of every view in _site_shots/ (SHOTS=full: of t
 """
 
 import functools
+import gzip
+import html
 import http.server
 import json
 import os
@@ -23,9 +25,10 @@ from fastcore.nbio import read_nb
 
 SITE, AXE = ROOT / '_site', ROOT / 'docs/node_modules/axe-core/axe.min.js'
 HOME = 'https://cxrlt-nb.github.io/cxrlt_nb/'
-SIZES = dict(desktop=(1280, 900), phone=(390, 844))
+SIZES = dict(desktop=(1400, 900), phone=(390, 844))
 SHOTS = os.environ.get('SHOTS')
-PAGES = sorted(o.relative_to(SITE).as_posix() for o in SITE.rglob('*.html'))
+SAMPLE = 'study/sample_report.html'  # The report of a study, not a page of the site
+PAGES = sorted(o.relative_to(SITE).as_posix() for o in SITE.rglob('*.html') if not o.match(SAMPLE))
 
 
 def browser_options(device, scheme):
@@ -67,6 +70,10 @@ FAULTS = """() => {
   }
   for (const e of all('main table, main pre'))
     if (shown(e) && box(e).right > width + 1 && !scrolls(e)) add(e, `${e.tagName} overflows`);
+  for (const e of all('main pre'))
+    if (shown(e) && e.scrollWidth > e.clientWidth + 1) add(e, 'code cut');
+  for (const e of all('main table'))
+    if (shown(e) && box(e).right > box(e.parentElement).right + 1 && !scrolls(e.parentElement)) add(e, 'table cut');
   for (const e of all('main .math')) if (!e.querySelector('.katex')) add(e, 'maths not rendered');
   for (const e of all('.katex-error')) add(e, 'maths with an error');
   for (const e of all('main div.sourceCode pre'))
@@ -99,6 +106,12 @@ def parsed():
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
+
+    def do_GET(self):
+        if self.path != '/favicon.ico':  # Chromium asks for it on a page that names no icon
+            return super().do_GET()
+        self.send_response(204)
+        self.end_headers()
 
 
 @pytest.fixture(scope='module')
@@ -194,13 +207,103 @@ def test_every_public_name_has_an_entry():
     assert len(targets) > 150
 
 
-def test_long_tests_are_folded():
-    "A cell with `#| code-fold: true` is a closed <details> with the summary that the cell gives"
-    folded = 0
-    for file in ROOT.glob('nbs/**/*.ipynb'):
-        folded += sum('#| code-fold: true' in c.source for c in read_nb(file).cells if c.cell_type == 'code')
-    shown = sum((SITE / page).read_text().count('<details class="code-fold">') for page in PAGES)
-    assert shown == folded
+def shown_code(page):
+    "The code blocks of a page that are not folded, as text"
+    text = re.sub(r'<details class="code-fold">.*?</details>', '', (SITE / page).read_text(), flags=re.S)
+    blocks = re.findall(r'<code class="sourceCode python">(.*?)</code>', text, re.S)
+    return [html.unescape(re.sub('<[^>]+>', '', o)) for o in blocks]
+
+
+def starts_of_lines(code):
+    return [line.split('(')[0].split(' ')[0] for line in code.splitlines() if line[:1].strip()]
+
+
+def test_long_tests_and_imports_are_folded():
+    code = {page: shown_code(page) for page in PAGES}
+    starts = [(page, starts_of_lines(block)) for page, blocks in code.items() for block in blocks]
+    assert len(starts) > 500
+    assert [page for page, o in starts if len(o) > 6 and set(o) <= {'assert', 'test_eq', 'test_close'}] == []
+    notebooks = [page for page in PAGES if page not in ('index.html', 'faq.html')]
+    imports = [page for page, o in starts if page in notebooks and len(o) > 4 and set(o) <= {'import', 'from'}]
+    assert imports == []
+
+
+def test_cells_that_say_so_are_folded_and_adjacent_tests_are_one():
+    text = {page: (SITE / page).read_text() for page in PAGES}
+    assert sum(o.count('<summary>Tests</summary>') for o in text.values()) > 50
+    start = r'<div id="[^"]+" class="cell">\s*<details class="code-fold">\s*<summary>Tests</summary>'
+    adjacent = rf'{start}((?!<div id="[^"]+" class="cell">).)*</details>\s*</div>\s*{start}'
+    assert [page for page, o in text.items() if re.search(adjacent, o, re.S)] == []
+
+
+def test_pages_of_results_show_no_code():
+    assert shown_code('real.html') == shown_code('results.html') == shown_code('study/coverage.html') == []
+
+
+def test_no_page_shows_progress_bars():
+    assert [page for page in PAGES if 'cell-output-stderr' in (SITE / page).read_text()] == []
+
+
+def test_plots_are_dark_on_a_dark_page_and_pictures_are_not():
+    marked = {page: (SITE / page).read_text().count('<span class="plot">') for page in PAGES}
+    assert marked['explore.html'] == 10 and marked['losses.html'] == 3
+    assert marked['cache.html'] == marked['phantom/findings.html'] == marked['index.html'] == 0
+
+
+def test_no_page_is_heavy():
+    assert [o for o in PAGES if (SITE / o).stat().st_size > 1_000_000] == []
+
+
+def transferred(file):
+    "Bytes that a server sends: text is compressed"
+    data = file.read_bytes()
+    return len(gzip.compress(data)) if file.suffix in ('.html', '.css', '.js') else len(data)
+
+
+def test_the_start_page_is_light(base, views):
+    "All that it loads, under 400 KB as a server sends it"
+    tab, _ = views['desktop-light']
+    visit(tab, base)
+    loaded = tab.evaluate("performance.getEntriesByType('resource').map(o => o.name)")
+    files = {SITE / o.removeprefix(base).partition('?')[0] for o in loaded} | {SITE / 'index.html'}
+    assert len(files) > 8 and sum(map(transferred, files)) < 400_000
+
+
+def test_icons_are_in_the_reduced_font(base, views):
+    tab, _ = views['desktop-light']
+    visit(tab, base)
+    widths = tab.evaluate("""() => ['.quarto-color-scheme-toggle .bi', '.bi-search', '.bi-github'].map(selector => {
+        const text = getComputedStyle(document.querySelector(selector), '::before').content.slice(1, -1);
+        const context = document.createElement('canvas').getContext('2d');
+        return ['bootstrap-icons', 'monospace'].map(font => {
+            context.font = `40px ${font}`;
+            return context.measureText(text).width;
+        });
+    })""")
+    assert all(abs(icon - 40) < 1 for icon, _ in widths), widths
+
+
+def test_the_sample_report_is_linked_and_offline():
+    assert 'sample_report.html' in parsed()['study/report.html'].links
+    text = (SITE / SAMPLE).read_text()
+    assert len(text) < 500_000 and '<script' not in text and 'phantom' in text
+
+
+def test_every_page_has_a_footer():
+    version = re.search(r'^version = (.+)', (ROOT / 'settings.ini').read_text(), re.M)[1]
+    footers = {page: re.findall(r'<footer.*?</footer>', (SITE / page).read_text(), re.S) for page in PAGES}
+    assert all(len(o) == 1 for o in footers.values())
+    missing = rf'cxrlt_nb {re.escape(version)}, commit [0-9a-f]{{7,}}.*LICENSE'
+    assert [page for page, (o,) in footers.items() if not re.search(missing, o, re.S)] == []
+
+
+def test_the_api_index_has_a_line_for_every_name():
+    names = json.loads((SITE / 'names.json').read_text()).values()
+    entries = {o for o in names if '#' in o and '.' not in o.partition('#')[2]}
+    lines = set(parsed()['api.html'].links)
+    assert len(entries) > 150 and entries - lines == set()
+    text = (SITE / 'api.html').read_text()
+    assert not re.search(r'<td[^>]*>\s*</td>', text), 'a name without a line'
 
 
 @pytest.fixture(scope='module')
@@ -241,7 +344,7 @@ def accessibility_faults(tab):
     return [f'axe {o["id"]}: {node["html"][:110]}' for o in serious for node in o['nodes'][:3]]
 
 
-@pytest.mark.parametrize('page', PAGES)
+@pytest.mark.parametrize('page', [*PAGES, SAMPLE])
 def test_page(page, base, views):
     bad = []
     for view, (tab, faults) in views.items():
@@ -255,17 +358,85 @@ def test_page(page, base, views):
     assert not bad, '\n' + '\n'.join(bad)
 
 
-def test_search_finds_mosaic(base, views):
+def search(tab, query):
+    "The addresses that a search finds, best first"
+    tab.locator('input[type=search]:visible').fill('')
+    tab.locator('input[type=search]:visible').fill(query)
+    tab.locator(f'.search-result mark >> text=/{query.split()[0]}/i').first.wait_for()
+    return [o.get_attribute('href').removeprefix('./') for o in tab.locator('.search-result').all()]
+
+
+# What must come first, as a page or one of its sections.
+QUERIES = {
+    'mosaic': ['augment.html'],
+    'focal loss': ['losses.html'],
+    'threshold': ['faq.html', 'metrics.html'],
+    'patient folds': ['folds.html'],
+    'DICOM': ['images.html', 'own_data.html', 'faq.html'],
+    'predict': ['predict.html'],
+    'GPU': ['distributed.html', 'cluster.html'],
+    'resume': ['faq.html', 'learner.html'],
+}
+
+
+@pytest.mark.parametrize('query', QUERIES)
+def test_search_has_the_right_page_first(query, base, views):
     tab, _ = views['desktop-light']
     visit(tab, base)
-    tab.locator('input[type=search]:visible').fill('Mosaic')
-    hits = tab.locator('.smalldocs-search a:visible')
-    hits.first.wait_for()
-    first = [o for o in hits.all()[:3] if 'augment.html' in o.get_attribute('href')]
-    assert first
-    first[0].click()
-    tab.wait_for_url('**/augment.html*')
-    assert 'Mosaic' in tab.inner_text('main')
+    hits = search(tab, query)
+    assert hits[0].partition('#')[0] in QUERIES[query]
+
+
+def test_search_finds_terms_and_questions_one_by_one(base, views):
+    tab, _ = views['desktop-light']
+    visit(tab, base)
+    assert 'glossary.html#term-squish' in search(tab, 'squish')
+    assert search(tab, 'thresholds')[0].startswith('faq.html#which-threshold')
+    tab.locator('.search-result').first.click()
+    tab.wait_for_url('**/faq.html#which-threshold*')
+
+
+@pytest.mark.parametrize('device', SIZES)
+def test_search_panel_is_not_cut(device, base, views):
+    tab, _ = views[f'{device}-light']
+    visit(tab, base)
+    if device == 'phone':
+        tab.locator('.quarto-btn-toggle:visible').first.click()
+        tab.wait_for_timeout(400)  # The sidebar slides in
+    search(tab, 'mosaic')
+    left, top, right, bottom = tab.evaluate("""() => {
+        const o = document.querySelector('.smalldocs-search-results').getBoundingClientRect();
+        return [o.left, o.top, o.right, o.bottom];
+    }""")
+    width, height = SIZES[device]
+    assert 0 <= left and right <= width and 0 <= top and bottom <= height
+    assert right - left >= min(500, width - 60)
+    inside = """([x, y]) => !!document.elementFromPoint(x, y).closest('.smalldocs-search-results')"""
+    corners = [(x, y) for x in (left + 4, right - 4) for y in (top + 4, bottom - 4)]
+    assert all(tab.evaluate(inside, o) for o in corners), 'something covers the panel'
+
+
+def test_search_works_from_a_file_system(views):
+    tab, _ = views['desktop-light']
+    tab.goto((SITE / 'study/table2.html').as_uri())
+    assert '../augment.html' in search(tab, 'mosaic')[0]
+
+
+@pytest.mark.parametrize('device', SIZES)
+def test_the_first_screen_says_what_it_is(device, base, views):
+    "Three sentences, a picture, two commands and the result, without scrolling"
+    tab, _ = views[f'{device}-light']
+    visit(tab, base)
+    bottom = {
+        'sentences': tab.get_by_text('cxrlt_nb trains and scores classifiers'),
+        'picture': tab.locator('img[src*="strip.jpg"]'),
+        'commands': tab.locator('pre', has_text='make study').first,
+        'result': tab.get_by_text('on real radiographs:'),
+    }
+    boxes = {name: o.bounding_box() for name, o in bottom.items()}
+    assert {name: o['y'] + o['height'] for name, o in boxes.items() if o['y'] + o['height'] > SIZES[device][1]} == {}
+    goals = tab.locator('table', has_text='I want to').first
+    assert goals.locator('tr').count() >= 6 and goals.locator('a').count() >= 10
 
 
 def test_sidebar_on_a_phone(base, views):
@@ -278,7 +449,7 @@ def test_sidebar_on_a_phone(base, views):
     tab.wait_for_function(is_open)
     link = side.locator('a[href="losses.html"]')
     if not link.is_visible():
-        side.get_by_text('Augmentation and loss').click()
+        side.get_by_text('API', exact=True).click()
     link.click()
     tab.wait_for_url('**/losses.html')
 
@@ -288,7 +459,7 @@ def test_sidebar_leads_from_one_folder_to_another(base, views):
     visit(tab, f'{base}phantom/canvas.html')
     link = tab.locator('#quarto-sidebar a[href="../study/report.html"]')
     if not link.is_visible():
-        tab.locator('#quarto-sidebar').get_by_text('Study machinery').click()
+        tab.locator('#quarto-sidebar').get_by_text('Results', exact=True).first.click()
     link.click()
     tab.wait_for_url('**/study/report.html')
     assert tab.locator('h1').inner_text()

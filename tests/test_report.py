@@ -1,11 +1,14 @@
 "The report of a study as one html file: its sections in order, its images inside, and nothing to load."
 
+import html
 import re
 from pathlib import Path
 
 import pytest
 
+from cxrlt_nb.runs import read_result
 from cxrlt_nb.study.runner import write_html
+from cxrlt_nb.study.table2 import describe_claims
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,12 +23,44 @@ def page(tmp_path_factory):
 
 def test_sections_come_in_the_order_that_a_reader_needs(page):
     headings = re.findall(r'<h2[^>]*>(.*?)</h2>', page)
+    assert re.findall(r'<a href="#section-\d">(.*?)</a>', page) == headings, 'the list of contents'
     assert headings == ['Summary', 'Scores', 'Claims of §4.4', 'Labels', 'Cases', 'Cost', 'Source']
 
 
 def test_summary_in_words_comes_before_any_table(page):
-    assert page.index('claims of §4.4, ') < page.index('<table')
+    assert page.index('claims of §4.4, ') < page.index('<img') < page.index('<table')
     assert re.search(r'Of \d+ claims of §4\.4, \d+ holds?', page)
+
+
+def test_date_data_and_maker_come_first(page):
+    top = page[: page.index('<nav')]
+    assert re.search(r'\d{1,2} \w+ \d{4}', top) and 'held-out images of' in top
+    assert re.search('Made by <code>make study.*</code> at commit [0-9a-f]{7}', top)
+
+
+def test_each_claim_has_its_verdict_and_one_forest_plot_is_open(page):
+    described = describe_claims(read_result(ROOT / 'nbs/results/table2_claims.csv')[0])
+    claims = re.sub(
+        r'<details>.*?</details>', '', page[page.index('>Claims of §4.4</h2>') : page.index('>Labels</h2>')], flags=re.S
+    )
+    for claim in described.itertuples():
+        assert f'{html.escape(claim.claim, quote=False)}: <strong>{claim.verdict}</strong>' in claims
+    assert claims.count('<img') == 1 and 'forest plot' in claims
+
+
+def test_all_but_one_narrow_table_of_scores_is_folded(page):
+    scores = page[page.index('>Scores</h2>') : page.index('>Claims of §4.4</h2>')]
+    open_ = re.sub(r'<details>.*?</details>', '', scores, flags=re.S)
+    assert scores.count('<table') == 4 and open_.count('<table') == 1
+    assert len(re.findall('<th>', open_.split('</tr>')[0])) <= 5
+
+
+def test_page_has_colours_for_dark_and_a_style_for_paper(page):
+    assert 'prefers-color-scheme: dark' in page and '@media print' in page
+
+
+def test_provenance_is_a_table_once(page):
+    assert page.count('05dbf3ea93ec9cb2') == page.count('>made_by<') == 1
 
 
 def test_models_are_named_as_stand_ins(page):

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 
 import nbformat
@@ -203,24 +203,61 @@ def run_notebook(
 
 # %% ../../nbs/study/00_runner.ipynb #3295df9f
 _STYLE = """
+:root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --line: #ddd; --note: #fdf6ec; --soft: #444; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1a1a1a; background: #fff; overflow-wrap: break-word; }
+       color: var(--text); background: var(--page); overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.25; margin: 1.8rem 0 0.6rem; }
 img { max-width: 100%; height: auto; }
 .output_png { margin: 1rem 0; }
-.output_html, pre { overflow-x: auto; }
+.output_html, pre, .scroll { overflow-x: auto; }
 table { border-collapse: collapse; border: 0; font-size: 14px; }
-th, td { padding: 0.25rem 0.6rem; border: 0; border-bottom: 1px solid #ddd; vertical-align: top; }
+th, td { padding: 0.25rem 0.6rem; border: 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th, td { text-align: left !important; }
-td:not(:only-of-type) { white-space: nowrap; }
-blockquote { margin: 1rem 0; padding: 0.1rem 1rem; border-left: 4px solid #b45309; background: #fdf6ec; }
-em { color: #444; }
+blockquote { margin: 1rem 0; padding: 0.1rem 1rem; border-left: 4px solid #b45309; background: var(--note); }
+em { color: var(--soft); }
+summary { cursor: pointer; font-weight: 600; margin: 0.6rem 0; }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; padding: 0; }
+.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1.2rem; }
+.cases figure { margin: 0; }
+.cases img { width: 100%; }
+@media (min-width: 76rem) {
+  nav { position: fixed; top: 2rem; left: calc(50% - 37rem); width: 12rem; }
+  nav ul { flex-direction: column; }
+}
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --page: #1c1c1c; --line: #444; --note: #33291c; --soft: #c4c4c4; }
+  a { color: #8ec0f5; }
+  img:not(.photo) { filter: invert(0.87) hue-rotate(180deg); }
+}
+@media (max-width: 40rem) {
+  table { font-size: 13px; }
+  th, td { padding: 0.2rem 0.3rem; }
+}
+@media print {
+  nav { display: none; }
+  figure, img, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  details::details-content { content-visibility: visible; }
+}
 """
 _PAGE = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
 )
 #: An element or a style that makes a browser load something from outside the page.
 _LOADS = r'<(?!a\b)[^>]*\b(?:src|href|data|poster)=["\']?(?!data:|#)[^>"\']+|@import[^;]*|url\(["\']?(?!data:)[^)]*'
+
+
+def _contents(
+    body: str,  # Body of a page
+) -> str:  # The body with a list of its sections before the first of them
+    "Number the sections, and list them if there are three or more"
+    titles = re.findall('<h2>(.*?)</h2>', body)
+    if len(titles) < 3:
+        return body
+    links = ''.join(f'<li><a href="#section-{k}">{title}</a></li>' for k, title in enumerate(titles))
+    numbers = count()
+    body = re.sub('<h2>', lambda m: f'<h2 id="section-{next(numbers)}">', body)
+    return body.replace('<h2', f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<h2', 1)
 
 
 def write_html(
@@ -239,7 +276,9 @@ def write_html(
         if cell.cell_type == 'code':
             cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']  # warnings
     body, _ = exporter.from_notebook_node(nb)
-    page = f'{_PAGE}<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    body = body.replace('<div class="output_html', '<div tabindex="0" class="output_html')  # Wide tables scroll
+    content = f'<body>\n<main>\n{_contents(body)}\n</main>\n</body>'
+    page = f'{_PAGE}<title>{title}</title><style>{_STYLE}</style></head>\n{content}</html>\n'
     if loads := re.search(_LOADS, page, re.I):
         raise ValueError(f'{Path(to).name} would load {loads[0][:100]!r}; a page must contain all it shows')
     with write_atomically(to) as tmp:

@@ -394,7 +394,7 @@ def describe_claims(
         paper = [f'{_metric_name(o.metric)} {o.paper:+.3f}' for o in t.itertuples()]
         table[key] = {
             'claim': first.says,
-            'rows': f'({first.a}) → ({first.b})',
+            'rows': f'{first.b} against {first.a}',
             'verdict': _overall(t.verdict),
             'after Holm': _overall(t.verdict_holm),
             'here': ', '.join(here),

@@ -1,0 +1,192 @@
+"""The notebooks as the site shows them: links, entries of the reference, folded tests and imports, figures.
+
+nbdev's processors prepare the notebooks, except the one that executes cells.
+"""
+
+import ast
+import base64
+import html
+import io
+import re
+from collections import Counter
+
+import numpy as np
+from fastcore.nbio import mk_cell
+from nbdev.process import Processor
+
+# nbdev has no public way to leave single processors out.
+from nbdev.processors import FilterDefaults, add_links, exec_show_docs
+from PIL import Image
+from reference import names_of, page_of, rename_links, slug
+
+MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
+DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
+FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
+
+# What a page shows of its code
+
+
+def statements(cell):
+    "The statements of a code cell; none if it uses magics"
+    try:
+        return ast.parse(cell.source).body
+    except SyntaxError:
+        return []
+
+
+def is_test(node):
+    "An assertion, a call of `test_…`, or a block that contains nothing else"
+    if isinstance(node, ast.With):
+        return 'expect_fail' in ast.unparse(node.items[0]) or all(map(is_test, node.body))
+    if isinstance(node, ast.For):
+        return all(is_test(o) or isinstance(o, ast.Assign) for o in node.body) and any(map(is_test, node.body))
+    is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    return isinstance(node, ast.Assert) or (is_call and ast.unparse(node.value.func).startswith('test_'))
+
+
+def summary_of(cell, is_result):
+    "Under which line the code of a cell is folded: Tests, Imports, Code, or None"
+    if found := re.search(r'^#\| code-summary: "(.+)"', cell.source, re.M):
+        return found[1]
+    body = statements(cell)
+    imports = sum(isinstance(o, (ast.Import, ast.ImportFrom)) for o in body)
+    if imports and imports * 2 > len(body):
+        return 'Imports'
+    tests = sum(o.end_lineno - o.lineno + 1 for o in body if is_test(o))
+    setting = sum(o.end_lineno - o.lineno + 1 for o in body if isinstance(o, ast.Assign))
+    lines = sum(o.end_lineno - o.lineno + 1 for o in body)
+    if body and is_test(body[-1]) and not cell.outputs and lines == tests + setting and lines > MAX_TEST_LINES:
+        return 'Tests'
+    return 'Code' if is_result else None
+
+
+def without_directives(cell):
+    return DIRECTIVES.sub('', cell.source, count=1)
+
+
+def fold_cells(cells, is_result):
+    "Fold tests and imports, and on a page of results all code; adjacent tests become one block"
+    out, before = [], None
+    for cell in cells:
+        directives = DIRECTIVES.match(cell.source)[0] if cell.cell_type == 'code' else ''
+        hidden = re.search(r'(hide|export|default_exp|exec_doc|echo: *false|include: *false)', directives)
+        summary = summary_of(cell, is_result) if cell.cell_type == 'code' and cell.source and not hidden else None
+        if summary == before == 'Tests' and not out[-1].outputs:
+            out[-1].source += f'\n\n{without_directives(cell)}'
+            out[-1].outputs = cell.outputs
+            continue
+        if summary and 'code-fold' not in directives:
+            cell.source = FOLDED.format(summary) + cell.source
+        if is_result and summary == 'Imports':
+            cell.source = '#| echo: false\n' + cell.source
+        out.append(cell)
+        before = summary
+    return out
+
+
+# Links and entries
+
+
+class Entries(Processor):
+    "Put the entries of the reference after the cells that define their names, where nbdev would run `show_doc`"
+
+    reference = None
+
+    def begin(self):
+        page = page_of(self.nb.path_)
+        entries = self.reference.entries.get(self.reference.modules.get(page), {})
+        cells, done = [], set()
+        for cell in self.nb.cells:
+            cells.append(cell)
+            for name in self.defined_names(cell):
+                if name in entries and name not in done:
+                    done.add(name)
+                    cells.append(mk_cell(entries[name], 'markdown'))
+        self.nb.cells = cells
+        if missing := sorted(entries.keys() - done):
+            raise ValueError(f'{self.nb.path_}: no export cell defines {", ".join(missing)}')
+
+    def defined_names(self, cell):
+        if cell.cell_type != 'code' or not {'export', 'exports'} & cell.directives_.keys():
+            return []
+        return [name for o in ast.parse(cell.source).body for name in names_of(o)]
+
+
+class Prose(Processor):
+    "Add links, and keep the anchors of headings apart from those of public names"
+
+    reference = None
+
+    def begin(self):
+        self.page, self.seen = page_of(self.nb.path_), Counter()
+        self.names = self.reference.entries.get(self.reference.modules.get(self.page), {})
+
+    def anchor(self, m):
+        if slug(m[1]) not in self.names or '{#' in m[0]:
+            return m[0]
+        self.seen[m[1]] += 1
+        count = f'-{self.seen[m[1]]}' if self.seen[m[1]] > 1 else ''
+        return f'{m[0]} {{#about-{slug(m[1])}{count}}}'
+
+    def cell(self, cell):
+        if cell.cell_type == 'markdown' and cell.source:
+            text = re.sub(r'^#{2,4} (.+)$', self.anchor, cell.source, flags=re.M)
+            cell.source = rename_links(self.reference.linkify(text, self.page))
+
+
+# Figures
+
+
+def is_plot(png):
+    "Mostly white, and few levels of gray: a plot, which may be inverted on a dark page; a radiograph may not"
+    rgb = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')).astype(int)
+    grays = rgb[..., 0][np.ptp(rgb, axis=2) < 8]
+    common = (np.bincount(grays, minlength=256) > 0.001 * rgb[..., 0].size).sum()
+    return (rgb.min(axis=2) > 245).mean() > 0.5 and common < 13
+
+
+def mark_plots(page):
+    "Give the plots of a finished page, which are embedded in it, the class `plot`"
+
+    def mark(m):
+        return f'<span class="plot">{m[0]}</span>' if is_plot(m[1]) else m[0]
+
+    return re.sub(r'<img [^>]*src="data:image/png;base64,([^"]+)"[^>]*>', mark, page)
+
+
+def keep_intervals_together(page):
+    "No line break inside an interval of a table"
+    return re.sub(r'(?<=[\s>]\[)([-+\d.]+), ([-+\d.]+)(?=\])', r'\1,&nbsp;\2', page)
+
+
+def named_figures(cell):
+    "Vector figures go into the page itself: without the head of their file, with alternative text and with unique ids"
+    alt = cell.directives_.get('fig-alt', '').strip('"') if cell.cell_type == 'code' else ''
+    for output in cell.get('outputs', []):
+        if svg := output.get('data', {}).get('image/svg+xml'):
+            start = ''.join(svg).partition('<svg ')[2]
+            start = re.sub(r'(\bid="|url\(#|href="#)', rf'\1f{cell.idx_}-', start)  # figures of a page share their ids
+            output['data']['image/svg+xml'] = f'<svg role="img" aria-label="{html.escape(alt)}" {start}'
+
+
+def without_progress(cell):
+    "Drop what a cell printed to stderr: progress bars and warnings"
+    if cell.cell_type == 'code' and cell.get('outputs'):
+        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+
+
+def plain_front(cell):
+    "Drop the page's output name: the file already has it"
+    if cell.cell_type == 'raw' and cell.source:
+        cell.source = re.sub(r'^output-file:.*\n', '', cell.source, flags=re.M)
+
+
+class Procs(FilterDefaults):
+    "nbdev's processors, with the reference in place of those that run or look for cells"
+
+    without = (exec_show_docs, add_links)
+    without_names = ('add_show_docs', 'clean_show_doc', 'insert_warning')
+
+    def base_procs(self):
+        kept = [o for o in super().base_procs() if o not in self.without and o.__name__ not in self.without_names]
+        return [without_progress, named_figures, Entries, *kept, Prose, plain_front]

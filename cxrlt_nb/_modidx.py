@@ -171,6 +171,7 @@ d = {
             'cxrlt_nb.cli._parser': ('cli.html#_parser', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._path': ('cli.html#_path', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._predict': ('cli.html#_predict', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._prepare': ('cli.html#_prepare', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._status_line': ('cli.html#_status_line', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._submit': ('cli.html#_submit', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._threshold': ('cli.html#_threshold', 'cxrlt_nb/cli.py'),

@@ -95,13 +95,11 @@ def _last_epoch(
     "The last epoch of a training in one line"
     try:
         head, *rows = history.read_text().splitlines()
-    except (OSError, ValueError):
+        last = dict(zip(head.split(','), rows[-1].split(',')))
+        shown = [f'{k} {float(last[k]):.3f}' for k in ('train_loss', 'valid_loss', 'mAP') if last.get(k)]
+        return ', '.join([f'epoch {last["epoch"]}', *shown])
+    except (OSError, ValueError, IndexError, KeyError):  # no epoch yet, or a damaged file
         return 'preparing'
-    if not rows:
-        return 'preparing'
-    last = dict(zip(head.split(','), rows[-1].split(',')))
-    shown = [f'{k} {float(last[k]):.3f}' for k in ('train_loss', 'valid_loss', 'mAP') if last.get(k)]
-    return ', '.join([f'epoch {last["epoch"]}', *shown])
 
 
 @contextmanager
@@ -157,6 +155,9 @@ def _train(args: argparse.Namespace):
     except ValueError as e:
         args.parser.error(str(e))
     if (folder / 'record.json').exists():
+        from cxrlt_nb.runs import open_run
+
+        open_run(folder)  # names a file that is missing or was changed
         print(f'{folder} is finished already')
     else:
         from cxrlt_nb.study.runner import run_notebook
@@ -174,23 +175,40 @@ def _train(args: argparse.Namespace):
 
 
 # %% ../nbs/08_cli.ipynb #bb8ed711
+def _prepare(
+    folder: Path,  # Where something will be written
+):
+    "Make a folder before any work; `OSError` if that cannot be done, or if it cannot be written to"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f'{folder} cannot be written to')
+
+
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
     from cxrlt_nb.predict import decide, predict_images
-    from cxrlt_nb.runs import environment, save_predictions
+    from cxrlt_nb.runs import environment, open_run, save_predictions
 
     if args.out.suffix not in ('.parquet', '.csv'):
         args.parser.error(f'OUT is {str(args.out)!r}; it must end in .parquet or .csv')
     if args.out.exists() and not args.out.with_suffix('.json').exists():
         args.parser.error(f'{args.out} exists and is no prediction of this command; give another OUT')
+    about, decided = args.out.with_suffix('.json'), args.out.with_suffix(f'.decisions{args.out.suffix}')
+    if args.thresholds and args.thresholds.resolve() in (about.resolve(), decided.resolve()):
+        args.parser.error(f'{args.thresholds} would be overwritten by what this command writes; give another OUT')
+    _prepare(args.out.parent)
     cut = read_json(args.thresholds) if args.thresholds else None
     tta = not args.no_tta
     p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, args.calibrate, args.cache, args.bs)
     if cut is not None:
         decisions = decide(p, cut)
-        save_predictions(args.out.with_suffix(f'.decisions{args.out.suffix}'), p.index, decisions.to_numpy(), list(p))
+        save_predictions(decided, p.index, decisions.to_numpy(), list(p))
     save_predictions(args.out, p.index, p.to_numpy(), list(p))
-    write_json(args.out.with_suffix('.json'), p.attrs | dict(thresholds=cut, environment=environment()))
+    write_json(about, p.attrs | dict(thresholds=cut, environment=environment()))
+    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
+        for file in (args.out, about, decided):
+            if file.exists():
+                file.chmod(0o600)
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
@@ -219,6 +237,7 @@ def _thresholds(args: argparse.Namespace):
     from cxrlt_nb.predict import run_table
     from cxrlt_nb.runs import check_comparable, open_run, read_predictions
 
+    _prepare(args.out.parent)
     runs = [open_run(o) for o in args.runs]
     for run in runs:
         if run.p.fold == 'none':
@@ -274,6 +293,8 @@ def _compare(args: argparse.Namespace):
 
     if len(args.runs) < 2:
         args.parser.error('give two runs or more; all are compared with the first')
+    if args.out:
+        _prepare(args.out)
     y, scores, patient_id = _held_out([open_run(o) for o in args.runs], args.root)
     table = compare_predictions(y, scores, patient_id, list(METRICS), n=args.n)
     first = next(iter(scores))
@@ -328,6 +349,7 @@ def _evaluate(args: argparse.Namespace):
     "Score a prediction file, write tables and a page"
     from cxrlt_nb.evaluate import write_evaluation
 
+    _prepare(args.out)
     by = None if args.by is None else [o.strip() for o in args.by.split(',') if o.strip()]
     asked = dict(patients=args.patients, by=by, against=args.against, mapping=args.map, image_id=args.id)
     options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold), n=args.n)

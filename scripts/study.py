@@ -1,7 +1,7 @@
 """Starts Snakemake for `make study` and its like: `python scripts/study.py RULE rows|group`.
 
-make hands its variables over in the environment, so no shell reads what is in them. Snakemake passes its configuration
-on to the shells of its jobs, and parses it as YAML. So it gets JSON in percent encoding, which has no special characters.
+make hands its variables over in the environment, so no shell reads what is in them. Snakemake parses its configuration
+as YAML, and passes it on to the shells of its jobs. So it gets JSON in percent encoding, without special characters.
 """
 
 import json

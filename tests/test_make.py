@@ -24,7 +24,7 @@ HOSTILE = [
 
 
 def make(*arguments, **env):
-    # A Makefile in place of snakemake: the recipe only shows what it would get
+    # A Makefile in place of snakemake: its target only shows what it would get
     command = ['make', '--no-print-directory', *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | env)
 

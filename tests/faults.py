@@ -35,7 +35,9 @@ FILES = {
     'finished': 'record.json parameters.json metrics.json history.csv weights.safetensors predictions/test.parquet',
     'interrupted': 'parameters.json checkpoint.pt history.csv seconds.json',
 }
-DISKS = [1.0, 2.0, 3.0]  # MB; the first checkpoint does not fit, the second one, the weights or the predictions
+# MB for a new run, where the first checkpoint does not fit, or the second; MB more than a run that has only been
+# trained, where the weights do not fit, or the predictions
+DISKS = [('new', 1.0), ('new', 2.0), ('trained', 0.2), ('trained', 0.48)]
 
 
 class Interrupted(Exception):
@@ -138,15 +140,18 @@ def small_disk(place, megabytes):
         subprocess.run(['umount', place], check=True)
 
 
-def full_disks(tmp, expected):
+def full_disks(tmp, templates, expected):
     "Runs on disks that are too small, and again after they have grown"
-    for megabytes in DISKS:
-        place = tmp / f'disk{megabytes}'
-        with small_disk(place, megabytes):
+    for state, megabytes in DISKS:
+        place, template = tmp / f'{state}{megabytes}', templates.get(state)
+        used = sum(o.stat().st_size for o in template.rglob('*')) / 1e6 if template else 0
+        with small_disk(place, used + megabytes):
+            if template:
+                shutil.copytree(template, place / 'run')
             said, good = verdict(train(place / 'run'), place / 'run', expected, 'disk is full')
             subprocess.run(['mount', '-o', 'remount,size=50m', place], check=True)
             again, healed = verdict(train(place / 'run'), place / 'run', expected, '-')
-        yield f'disk of {megabytes} MB: {said}; with more room: {again}', good and healed
+        yield f'{state} run, disk with {megabytes} MB: {said}; with more room: {again}', good and healed
 
 
 def main():
@@ -159,6 +164,10 @@ def main():
             error = train(out)
             assert isinstance(error, Interrupted), repr(error)
         shutil.copytree(out, templates['interrupted'])
+        with patch('cxrlt_nb.learner._history_line', side_effect=['', Interrupted('after the last epoch')]):
+            shutil.rmtree(out)
+            assert isinstance(train(out), Interrupted)
+        templates['trained'] = shutil.copytree(out, tmp / 'trained')
         shutil.rmtree(out)
         assert train(out) is None
         shutil.copytree(out, templates['finished'])
@@ -166,7 +175,7 @@ def main():
         cases = [damaged_runs(tmp, templates, expected, rng)]
         try:
             with small_disk(tmp / 'try', 1):
-                cases.append(full_disks(tmp, expected))
+                cases.append(full_disks(tmp, templates, expected))
         except (OSError, subprocess.CalledProcessError):
             print('no tmpfs can be mounted here, so no disk is filled')
         for text, good in (o for case in cases for o in case):

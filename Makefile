@@ -1,5 +1,29 @@
 # `make` lists the commands. They need git, make and Python 3.11 to 3.13; the first one installs everything into .venv/.
-PYTHON ?= python3
+# Variables that may be given, as in `make study ROWS=8`; nothing else is, and nothing comes from the environment.
+ROWS = all
+DATA = phantom
+ROOT =
+GROUP = all
+PROFILE = local
+PRESET =
+SET =
+PLUGINS =
+DRY =
+JOBS =
+DEVICES =
+RUNS =
+NIH256 =
+NIH128 =
+PYTHON = python3
+GIVEN := ROWS DATA ROOT GROUP PROFILE PRESET SET PLUGINS DRY JOBS DEVICES RUNS NIH256 NIH128 PYTHON
+given = $(filter command,$(origin $1))
+near = $(strip $(foreach o,$(GIVEN),$(if $(or $(findstring $1,$o),$(findstring $o,$1)),$o)))
+hint = $(if $(call near,$1),did you mean $(call near,$1)?,known are $(GIVEN))
+$(foreach v,$(.VARIABLES),$(if $(call given,$v),$(if $(filter $(GIVEN),$v),,$(error unknown variable $v; $(call hint,$v)))))
+# What is given is text: make must not expand a $(...) in it, and the commands read it from the environment.
+$(foreach v,$(GIVEN),$(if $(call given,$v),$(eval override $v := $$(value $v))))
+export $(GIVEN)
+
 BIN := .venv/bin
 SOURCES := nbs cxrlt_nb tests scripts docs setup.py
 PAPERMILL := $(BIN)/papermill --stdout-file - --log-level WARNING --no-progress-bar
@@ -8,7 +32,7 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
 # Keep compiled modules: without them every kernel compiles thousands of files again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help train study study-extended results results-extended real test test-own-data test-kill test-study test-slurm test-docs bench bench-check bench-gpu docs
+.PHONY: help train study study-extended results results-extended real test test-own-data test-kill test-faults test-study test-slurm test-docs bench bench-check bench-gpu docs
 .PHONY: format lint export lock ensemble-report leakage-study
 
 help:  ## List the commands
@@ -28,52 +52,47 @@ test-own-data: .venv/ready  ## Run the page “Your own data in ten minutes” f
 test-kill: .venv/ready  ## Interrupt caching and training at fifteen random moments; each must resume
 	$(BIN)/python tests/kill.py
 
+test-faults: .venv/ready  ## Damage each file of a run, fill the disk, and see what the next command says
+	$(BIN)/python tests/faults.py
+
 # make study ROWS=8               some rows only
 # make study-extended GROUP=loss  one group, or one configuration, of nbs/07_ablation.ipynb
 # Both take
 #   DATA=nih ROOT=/data/nih    other data; results go to runs/table2-nih/ and runs/extended-nih/
 #   SET="images=500 epochs=5"  other parameters for all trainings
 #   PLUGINS=package.module     modules that add rows, models, losses … to the registries
-#   DRY=1                      only list what would be done
+#   DRY=1                      only list what would be done; DRY=0 is as if it was not given
 #   JOBS=2                     GPUs or CPU cores that are used at once; by default all
 #   PROFILE=slurm              a folder of profiles/; slurm submits each training to a cluster, with the paper's preset
-ROWS ?= all
-DATA ?= phantom
-GROUP ?= all
-PROFILE ?= local
-PRESET ?= $(if $(filter local,$(PROFILE)),auto,paper)
-comma := ,
-GPUS = $(shell nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd,)
-DEVICES ?= $(if $(filter local,$(PROFILE)),$(or $(CUDA_VISIBLE_DEVICES),$(GPUS)))
-JOBS ?= $(if $(filter local,$(PROFILE)),$(if $(DEVICES),$(words $(subst $(comma), ,$(DEVICES))),all),17)
+override DRY := $(if $(filter 0 no false,$(DRY)),,$(DRY))
+ifneq ($(filter-out 1 yes true,$(DRY)),)
+$(error DRY=$(DRY) must be 1 or 0)
+endif
 RULE = study
-SNAKEMAKE = $(BIN)/snakemake $(RULE) --profile profiles/$(PROFILE) \
-	$(if $(filter local,$(PROFILE)),--cores,--jobs) $(JOBS) $(if $(DRY),--dry-run) \
-	--config preset='$(PRESET)' set='$(SET)' data='$(DATA)' root='$(ROOT)' plugins='$(PLUGINS)' \
-	$(if $(DEVICES),devices='$(DEVICES)')
+SNAKEMAKE = $(BIN)/python scripts/study.py $(RULE)
 
 study: .venv/ready  ## Table 2 with intervals, the paper's claims, the cost, and a report in runs/table2/report.html
-	$(SNAKEMAKE) rows='$(ROWS)'
+	$(SNAKEMAKE) rows
 
 study-extended: .venv/ready  ## What the paper leaves out: augmentation, label rules, losses and folds, three seeds each
-	$(SNAKEMAKE) group='$(GROUP)'
+	$(SNAKEMAKE) group
 
 results: RULE = results
 results: .venv/ready  ## Complete make study if necessary and copy its tables to nbs/results, which is committed
-	$(SNAKEMAKE) rows='$(ROWS)'
+	$(SNAKEMAKE) rows
 
 results-extended: RULE = results
 results-extended: .venv/ready  ## The same for make study-extended GROUP=...
-	$(SNAKEMAKE) group='$(GROUP)'
+	$(SNAKEMAKE) group
 
 real: .venv/ready  ## All parts of nbs/07a_real.ipynb, NIH256=... NIH128=...; half a day on two cores, resumes
-	@test -d '$(NIH256)' -a -d '$(NIH128)' || { echo 'give the folders, NIH256=... NIH128=...' >&2; exit 1; }
-	$(MAKE) results DATA=nih ROOT=$(NIH256) PRESET=laptop
-	$(MAKE) results-extended GROUP=ladder DATA=nih ROOT=$(NIH256) PRESET=laptop
+	@test -d "$$NIH256" -a -d "$$NIH128" || { echo 'give the folders, NIH256=... NIH128=...' >&2; exit 1; }
+	$(MAKE) results DATA=nih ROOT="$$NIH256" PRESET=laptop
+	$(MAKE) results-extended GROUP=ladder DATA=nih ROOT="$$NIH256" PRESET=laptop
 	for group in augmentation loss learning_curve; do \
-		$(MAKE) results-extended GROUP=$$group DATA=nih ROOT=$(NIH128) PRESET=laptop || exit 1; \
+		$(MAKE) results-extended GROUP=$$group DATA=nih ROOT="$$NIH128" PRESET=laptop || exit 1; \
 	done
-	$(if $(DRY),,$(BIN)/python scripts/leakage_study.py --data nih --root $(NIH128))
+	$(if $(DRY),,$(BIN)/python scripts/leakage_study.py --data nih --root "$$NIH128")
 
 test-study: .venv/ready  ## Test the graph of a small study: interrupted and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
@@ -89,14 +108,14 @@ bench-check: runs/bench.json  ## Measure again; fail if a ratio is below 80 % of
 
 bench-gpu: .venv/ready  ## Measure the paper's models on a GPU, into nbs/results/bench_gpu.json (10 minutes)
 	@mkdir -p runs && rm -f runs/bench_gpu.json
-	$(PAPERMILL) nbs/bench/04_gpu.ipynb runs/bench_04_gpu.ipynb -p out $(CURDIR)/runs/bench_gpu.json
+	$(PAPERMILL) nbs/bench/04_gpu.ipynb runs/bench_04_gpu.ipynb -p out '$(CURDIR)/runs/bench_gpu.json'
 	cp runs/bench_gpu.json nbs/results/bench_gpu.json
 
 .PHONY: runs/bench.json
 runs/bench.json: .venv/ready
 	@mkdir -p runs && rm -f $@
 	for name in 01_input 02_training 03_evaluation; do \
-		$(PAPERMILL) nbs/bench/$$name.ipynb runs/bench_$$name.ipynb -p out $(CURDIR)/$@ || exit 1; \
+		$(PAPERMILL) nbs/bench/$$name.ipynb runs/bench_$$name.ipynb -p out '$(CURDIR)/$@' || exit 1; \
 	done
 
 docs: .venv/ready docs/node_modules/ready  ## Build the site into _site/ without running a notebook
@@ -130,15 +149,15 @@ lock: .venv/ready  ## Write requirements.lock: every version with its hashes, fo
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml -o requirements.lock
 
 .venv/ready: requirements.lock settings.ini setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python must be 3.11 to 3.13; {v[0]}.{v[1]} found. Set PYTHON=/path/to/python")'
-	$(PYTHON) -m venv .venv
+	@"$$PYTHON" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python must be 3.11 to 3.13; {v[0]}.{v[1]} found. Set PYTHON=/path/to/python")'
+	"$$PYTHON" -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
 
 ensemble-report: .venv/ready  ## Report folds, TTA and ensembles from saved predictions: RUNS="runs/a runs/b"
-	$(BIN)/python scripts/folds_report.py $(RUNS)
+	$(BIN)/python scripts/folds_report.py $$RUNS
 
 leakage-study: .venv/ready  ## Measure what image-level folds do to a validation mAP: ten small runs (10 minutes)
 	$(BIN)/python scripts/leakage_study.py

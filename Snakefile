@@ -12,17 +12,24 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import torch
 from snakemake.exceptions import WorkflowError
+from snakemake.executors import local
 
 from cxrlt_nb import ablation, config as run_config, files, models, runs
 from cxrlt_nb.phantom import release as phantom
 
 os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')
+# Snakemake does not quote the path of Python when it starts a job, and the name of a folder may have a space.
+local.Executor.get_python_executable = lambda executor: shlex.quote(sys.executable)
+config.update(json.loads(unquote(config.pop('given', '{}'))))  # from scripts/study.py
 CHECKOUT = Path(workflow.basedir)
 STUDY = 'table2' if 'rows' in config else 'extended'
 REPORT = CHECKOUT/'nbs/study/04_report.ipynb'
@@ -45,9 +52,13 @@ def notebook_of(training):
     return CHECKOUT/'nbs'/(configuration.notebook if configuration else '05_train.ipynb')
 
 
-DEVICES = str(config.get('devices', found_devices()))
+DEVICES = str(config.get('devices', found_devices())).replace(' ', '')
 
 try:
+    if not re.fullmatch(r'([\w.:-]+(,[\w.:-]+)*)?', DEVICES):
+        raise ValueError(f'DEVICES={DEVICES}; it must be numbers or names of devices, such as "0,1"')
+    if "'" in f'{CHECKOUT}{PLACE}':
+        raise ValueError(f"{CHECKOUT} or {PLACE} has an apostrophe, which Snakemake cannot pass on to its jobs")
     if PLUGINS:
         sys.path.insert(0, os.getcwd())  # where the trainings find them too
         run_config.load_plugins(PLUGINS)
@@ -134,7 +145,7 @@ else:
     MIRRORED = {}
     for group, members in table2.mirror_groups(ROWS, preset).items():
         them = [folders[o] for o in members]
-        digest = hashlib.sha256(''.join(o.name for o in them).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps([o.name for o in them]).encode()).hexdigest()[:8]
         MIRRORED[f'{group}-{digest}'] = them
 
     rule report:
@@ -164,7 +175,7 @@ else:
         output: touch(PLACE/'{group}.mirrored')
         params: folders=lambda w: MIRRORED[w.group], code=runs.module_fingerprint('study.table2')
         message: 'predict the mirror images of {wildcards.group}'
-        shell: '{sys.executable} -m cxrlt_nb.study.table2 {params.folders:q}'
+        shell: '{sys.executable:q} -m cxrlt_nb.study.table2 {params.folders:q}'
 
     def row_5(wildcards):
         "The folders of the five models of row 5"
@@ -175,14 +186,14 @@ else:
         output: PLACE/'radiologists.csv'
         params: runs=row_5, labels=f'{ROOT}/expert_labels.csv'
         message: 'score row 5 with labels from reports and from radiologists: {output}'
-        shell: '{sys.executable} {input.script:q} {params.labels:q} {params.runs:q} --out {output:q}'
+        shell: '{sys.executable:q} {input.script:q} {params.labels:q} {params.runs:q} --out {output:q}'
 
     rule pointing:
         input: RECORDS, script=CHECKOUT/'scripts/heat_maps.py'
         output: PLACE/'pointing.csv'
         params: runs=row_5, boxes=f'{ROOT}/BBox_List_2017.csv'
         message: 'compare the heat maps of row 5 with boxes: {output}'
-        shell: '{sys.executable} {input.script:q} {params.runs:q} --boxes {params.boxes:q} --out {output:q}'
+        shell: '{sys.executable:q} {input.script:q} {params.runs:q} --boxes {params.boxes:q} --out {output:q}'
 
     if PHANTOM:
 
@@ -231,5 +242,5 @@ rule train:
     message: 'train {wildcards.folder} ({resources.took})'
     shell:
         # exec: no shell that SIGTERM would end before the training has saved its state
-        'exec {sys.executable} -m cxrlt_nb.study.runner {params.notebook:q} {PLACE:q}/{wildcards.folder:q}'
+        'exec {sys.executable:q} -m cxrlt_nb.study.runner {params.notebook:q} {PLACE:q}/{wildcards.folder:q}'
         ' --parameters {params.given:q} --devices={DEVICES}'

@@ -200,6 +200,7 @@ d = {
             'cxrlt_nb.cli._path': ('cli.html#_path', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._points': ('cli.html#_points', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._predict': ('cli.html#_predict', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._prepare': ('cli.html#_prepare', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._run_all': ('cli.html#_run_all', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._status_line': ('cli.html#_status_line', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._submit': ('cli.html#_submit', 'cxrlt_nb/cli.py'),

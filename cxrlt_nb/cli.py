@@ -98,13 +98,11 @@ def _last_epoch(
     "The last epoch of a training in one line"
     try:
         head, *rows = history.read_text().splitlines()
-    except (OSError, ValueError):
+        last = dict(zip(head.split(','), rows[-1].split(',')))
+        shown = [f'{k} {float(last[k]):.3f}' for k in ('train_loss', 'valid_loss', 'mAP') if last.get(k)]
+        return ', '.join([f'epoch {last["epoch"]}', *shown])
+    except (OSError, ValueError, IndexError, KeyError):  # no epoch yet, or a damaged file
         return 'preparing'
-    if not rows:
-        return 'preparing'
-    last = dict(zip(head.split(','), rows[-1].split(',')))
-    shown = [f'{k} {float(last[k]):.3f}' for k in ('train_loss', 'valid_loss', 'mAP') if last.get(k)]
-    return ', '.join([f'epoch {last["epoch"]}', *shown])
 
 
 @contextmanager
@@ -160,6 +158,9 @@ def _train(args: argparse.Namespace):
     except ValueError as e:
         args.parser.error(str(e))
     if (folder / 'record.json').exists():
+        from cxrlt_nb.runs import open_run
+
+        open_run(folder)  # names a file that is missing or was changed
         print(f'{folder} is finished already')
     else:
         from cxrlt_nb.study.runner import run_notebook
@@ -368,11 +369,20 @@ def _check_predict(args: argparse.Namespace):
         _check_public(args.runs)
 
 
+def _prepare(
+    folder: Path,  # Where something will be written
+):
+    "Make a folder before any work; `OSError` if that cannot be done, or if it cannot be written to"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f'{folder} cannot be written to')
+
+
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
     from cxrlt_nb.files import write_atomically
     from cxrlt_nb.predict import predict_images
-    from cxrlt_nb.runs import environment, save_predictions
+    from cxrlt_nb.runs import environment, open_run, save_predictions
 
     _check_predict(args)
     tta, loss = not args.no_tta, args.calibrate == 'loss'
@@ -393,6 +403,9 @@ def _predict(args: argparse.Namespace):
         print(_write_prediction_page(args, p, decisions))
     for path, reason in about['left_out'].items():
         print(f'left out: {path}: {reason}')
+    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
+        for file in args.out.parent.glob(f'{args.out.stem}.*'):
+            file.chmod(0o600)
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
@@ -445,6 +458,7 @@ def _thresholds(args: argparse.Namespace):
     from cxrlt_nb.ensemble import out_of_fold
     from cxrlt_nb.runs import check_comparable, open_run, read_predictions
 
+    _prepare(args.out.parent)
     runs = [open_run(o) for o in args.runs]
     check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
     views: dict = {'validation': {}, 'validation-mirror': {}}
@@ -503,6 +517,8 @@ def _compare(args: argparse.Namespace):
 
     if len(args.runs) < 2:
         args.parser.error('give two runs or more; all are compared with the first')
+    if args.out:
+        _prepare(args.out)
     y, scores, patient_id = _held_out([open_run(o) for o in args.runs], args.root)
     table = compare_predictions(y, scores, patient_id, list(METRICS), n=args.n)
     first = next(iter(scores))
@@ -563,6 +579,7 @@ def _evaluate(args: argparse.Namespace):
     "Score a prediction file, write tables and a page"
     from cxrlt_nb.evaluate import write_evaluation
 
+    _prepare(args.out)
     by = None if args.by is None else [o.strip() for o in args.by.split(',') if o.strip()]
     asked = dict(patients=args.patients, by=by, against=args.against, mapping=args.map, image_id=args.id)
     options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold), n=args.n)

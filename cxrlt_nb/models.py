@@ -637,7 +637,7 @@ def save_weights(
     "Save weights and metadata as one safetensors file, atomically"
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {'format': 'pt', 'metadata': json.dumps(dict(metadata or {}))}
-    with write_atomically(path) as part:
+    with write_atomically(path, sum(o.nbytes for o in tensors.values())) as part:
         save_file(tensors, part, metadata=header)
     return Path(path)
 

@@ -264,7 +264,8 @@ def _claim(
     differ += [f'{k} is not given there' for k in ours if k not in theirs]
     differ += [f'{k} differs' for k in ('data', 'code') if found.get(k) != mine[k]]
     raise ValueError(
-        f'{folder} contains another run: {"; ".join(differ[:5])}. Give another `out`, or delete the folder'
+        f'{folder} contains another run ({file.name}): {"; ".join(differ[:5])}. '
+        'Give another `out`, or delete the folder'
     )
 
 

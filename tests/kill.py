@@ -135,7 +135,7 @@ def interrupted_inside(tmp, home, rng, times):
         out, step = tmp / f'inside {k}', rng.randint(1, 36)
         p = start_training(home, out, **more)
         while (epochs(out), steps(out)) < (k, step) and p.poll() is None:
-            time.sleep(0.005)
+            time.sleep(0.05)
         interrupt(p, home)
         text = f'inside {k + 1}: interrupted in epoch {epochs(out) + 1} after step {steps(out)}'
         yield text, finish(home, out, **more) == whole

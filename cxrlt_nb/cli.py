@@ -394,18 +394,22 @@ def _predict(args: argparse.Namespace):
         raise ValueError(message) from None
     about = p.attrs
     p, decisions, done = _finish_predictions(args, p)
+    decided, record = args.out.with_suffix(f'.decisions{args.out.suffix}'), args.out.with_suffix('.json')
+    written = [args.out, record]
     if decisions is not None:
-        with write_atomically(args.out.with_suffix(f'.decisions{args.out.suffix}')) as tmp:
+        with write_atomically(decided) as tmp:
             decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
+        written.append(decided)
     save_predictions(args.out, p.index, p.to_numpy(), list(p))
-    write_json(args.out.with_suffix('.json'), about | done | dict(environment=environment()))
+    write_json(record, about | done | dict(environment=environment()))
     if args.page:
-        print(_write_prediction_page(args, p, decisions))
+        written.append(_write_prediction_page(args, p, decisions))
+        print(args.page)
+    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
+        for file in written:
+            file.chmod(0o600)
     for path, reason in about['left_out'].items():
         print(f'left out: {path}: {reason}')
-    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
-        for file in args.out.parent.glob(f'{args.out.stem}.*'):
-            file.chmod(0o600)
     seen = 'each image and its mirror' if tta else 'each image once'
     print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 

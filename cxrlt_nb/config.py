@@ -367,7 +367,7 @@ class _Machine(BaseModel):
     num_workers: int | None = Field(
         None, ge=0, le=256, description='Loader processes of each; None: 0 on a CPU, up to 8 with a GPU'
     )
-    checkpoint_minutes: float = Field(10.0, gt=0, description='Minutes between checkpoints inside an epoch')
+    checkpoint_minutes: float = Field(10.0, gt=0, le=1440, description='Minutes between checkpoints inside an epoch')
     callbacks: str = Field('', description='Extra callbacks, separated by ";": names, or package.module:factory')
     metrics: str = Field('', description='Extra metrics of each epoch, separated by ";": names, or package.module:name')
     out: str = Field('', description="The run's folder; if empty, a folder under runs/ is named after the run")

@@ -163,6 +163,22 @@ def interrupted_trainings(tmp, home, rng, times, processes=1):
         yield text, finish(home, out, processes=processes) == whole
 
 
+def notebooks_with_a_kernel(tmp):
+    "The cells that send SIGTERM to their own process need a kernel, whose main thread gets it"
+    for name in ('04d_learner', 'study/00_runner'):
+        command = [
+            BIN / 'papermill',
+            f'{name}.ipynb',
+            tmp / 'executed.ipynb',
+            '--no-progress-bar',
+            '--log-level',
+            'ERROR',
+        ]
+        env = os.environ | dict(IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1', OMP_NUM_THREADS='1')
+        done = subprocess.run(command, cwd=ROOT / 'nbs', env=env, stderr=subprocess.PIPE, text=True)
+        yield f'{name} in a kernel{done.stderr[-800:] if done.returncode else ""}', done.returncode == 0
+
+
 def main():
     rng, results = random.Random(0), []
     with tempfile.TemporaryDirectory() as tmp:
@@ -171,12 +187,13 @@ def main():
         finish(home, tmp / 'first')  # draws the phantom, and compiles what is compiled once
         root = next((home / 'data').glob('phantom-*'))
         caches = interrupted_caches(tmp, root, rng)
+        signals = notebooks_with_a_kernel(tmp)
         alone = interrupted_trainings(tmp, home, rng, TIMES)
         inside = interrupted_inside(tmp, home, rng, 3)
         together = interrupted_trainings(tmp, home, rng, 2, processes=2)
-        for moments in (caches, alone, inside, together):
+        for moments in (caches, signals, alone, inside, together):
             for text, same in moments:
-                print(f'{text}; resumed: {"the same" if same else "SOMETHING ELSE"}', flush=True)
+                print(f'{text}: {"the same" if same else "SOMETHING ELSE"}', flush=True)
                 results.append(same)
     print(f'{sum(results)} passed, {len(results) - sum(results)} failed')
     return not all(results)

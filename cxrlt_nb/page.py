@@ -10,7 +10,7 @@ __all__ = ['write_page']
 # %% ../nbs/06d_page.ipynb #0bed8766
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -168,8 +168,8 @@ def write_page(
     p: pd.DataFrame,  # Predictions, indexed by image id
     decisions: pd.DataFrame | None = None,  # From `decide`
     chance: Mapping | None = None,  # Finding → share of training images
-    maps: list[str] = (),  # Findings with a heat map; all must be the run's
-    intro: list[str] = (),  # Sentences on how the predictions were made
+    maps: Sequence[str] = (),  # Findings with a heat map; all must be the run's
+    intro: Sequence[str] = (),  # Sentences on how the predictions were made
 ):
     "Write one offline page with all images, atomically; `ValueError` for an unknown finding"
     layers = _layers(run, store, p.index, list(maps)) if len(maps) else {}

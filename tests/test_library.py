@@ -267,7 +267,7 @@ PACKAGE_OF = {
 }
 # Needed to run notebooks, or fixed to a version that fits torch
 NOT_IMPORTED = {'papermill', 'ipykernel', 'torchvision', 'joblib', 'accelerate'}
-OPTIONAL = {'torchxrayvision', 'tensorboard', 'nbconvert', 'grad-cam'}
+OPTIONAL = {'pydicom', 'torchxrayvision', 'tensorboard', 'nbconvert', 'grad-cam'}
 
 
 def imported_packages():

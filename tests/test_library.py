@@ -263,7 +263,7 @@ PACKAGE_OF = {
     'pytorch_grad_cam': 'grad-cam',
     'nbformat': 'papermill',
     'sklearn': 'scikit-learn',
-    'yaml': 'papermill',
+    'yaml': 'pyyaml',
 }
 # Needed to run notebooks, or fixed to a version that fits torch
 NOT_IMPORTED = {'papermill', 'ipykernel', 'torchvision', 'joblib', 'accelerate'}

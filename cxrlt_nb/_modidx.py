@@ -1154,6 +1154,7 @@ d = {
             'cxrlt_nb.runs._run_name': ('runs.html#_run_name', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._seal': ('runs.html#_seal', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._sha256': ('runs.html#_sha256', 'cxrlt_nb/runs.py'),
+            'cxrlt_nb.runs._tree_digest': ('runs.html#_tree_digest', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.check_comparable': ('runs.html#check_comparable', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.environment': ('runs.html#environment', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.folders': ('runs.html#folders', 'cxrlt_nb/runs.py'),

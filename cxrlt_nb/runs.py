@@ -36,7 +36,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,17 @@ def _code_fingerprint(
     top, trees = checkout(), []
     for file in files:
         name = str(file.relative_to(top)) if file.is_relative_to(top) else file.name
-        trees.append([name, _digest(_plain(ast.parse(file.read_text())), 64)])
+        trees.append([name, _tree_digest(file, file.stat().st_mtime_ns)])
     return _digest(sorted(trees))
+
+
+@cache
+def _tree_digest(
+    file: Path,  # A Python file
+    changed: int,  # When it was changed, in ns: a changed file is read again
+) -> str:
+    "The SHA-256 of a file's syntax tree"
+    return _digest(_plain(ast.parse(file.read_text())), 64)
 
 
 # %% ../nbs/05b_runs.ipynb #5d918ae3

@@ -96,6 +96,7 @@ real: .venv/ready  ## All parts of nbs/07a_real.ipynb, NIH256=... NIH128=...; ha
 
 test-study: .venv/ready  ## Test the graph of a small study: interrupted and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py
+	$(BIN)/pytest -m long
 
 test-slurm: .venv/ready  ## Test rows of Table 2 through Slurm on this machine, as root (5 minutes)
 	$(BIN)/python tests/slurm.py

@@ -83,7 +83,6 @@ def test_the_same_again_is_done_already(home, first, tmp_path):
     'name, value, message',
     [
         ('sise', 40, "unknown parameter 'sise'; did you mean 'size'?"),
-        ('weights', 'nowhere.safetensors', 'or a file that exists'),
     ],
 )
 def test_mistakes_are_named(home, tmp_path, name, value, message):

@@ -81,6 +81,7 @@ def arguments(save_to):
     return [*options, '--designs', 'frailty/NIH', '--many_designs', 'latent normal/rare', '--save_to', str(save_to)]
 
 
+@pytest.mark.long
 def test_a_small_study_is_written_and_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('CXRLT_HOME', str(tmp_path))
     study.main(arguments(tmp_path))

@@ -166,6 +166,7 @@ def import_seconds(what):
     return min(float(printed_by(code)) for _ in range(3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('module', LIGHT)
 def test_import_time(module):
     "A module takes little more than the library that it needs"

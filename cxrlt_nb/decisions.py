@@ -9,23 +9,28 @@ __all__ = [
     'RULES',
     'operating_points',
     'operating_points_of',
+    'read_points',
     'points_table',
     'decide',
     'calibrate',
     'adjust_prevalence',
     'estimate_prevalence',
+    'apply_points',
 ]
 
 # %% ../nbs/06c_decisions.ipynb #40ee5e5c
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from .intervals import MIN_POSITIVE_PATIENTS, positive_patients
+from .files import read_json
+from .intervals import MIN_POSITIVE_PATIENTS, _draw_patients, _patient_codes, positive_patients
 from .metrics import check_scores, label_thresholds
 
 
@@ -92,15 +97,15 @@ def _chosen(
     return {name: (np.array(found[name]), counts[name]) for name in counts}
 
 
-def _patient_weights(
+def _row_weights(
     unit: np.ndarray,  # (N,) patient of each row, from 0
     n: int,  # Draws
     seed: int,  # Of the draws
 ) -> np.ndarray:  # (n+1,N): ones, then how often each row's patient was drawn
-    "Bootstrap weights of rows"
-    rng, n_patients = np.random.default_rng(seed), unit.max() + 1
-    draws = [np.bincount(rng.integers(0, n_patients, n_patients), minlength=n_patients)[unit] for _ in range(n)]
-    return np.array([np.ones(len(unit)), *draws])
+    "Bootstrap weights of rows, by the draws that all intervals over patients use"
+    times = _draw_patients(unit.max() + 1, n, seed)
+    drawn = np.moveaxis(times, 1, 2).reshape(-1, times.shape[1])[:n]
+    return np.vstack([np.ones(len(unit), 'float32'), drawn[:, unit]])
 
 
 # %% ../nbs/06c_decisions.ipynb #66595146
@@ -120,22 +125,33 @@ def _logit(p):
     return logit(np.clip(p, 1e-6, 1 - 1e-6))
 
 
+# %% ../nbs/06c_decisions.ipynb #d1fdb1c2
+def _point(
+    thresholds: np.ndarray,  # The threshold, then those of draws of patients
+    counts: tuple,  # TP, FP, P, N at the threshold
+) -> dict:
+    "One threshold with its interval, and what it gave on the images that it was learned from"
+    tp, fp, positives, negatives = counts
+    low, high = np.quantile(thresholds[1:], [0.025, 0.975]) if len(thresholds) > 1 else (np.nan, np.nan)
+    rates = dict(sensitivity=tp / positives, specificity=1 - fp / negatives, precision=tp / (tp + fp))
+    values = dict(threshold=thresholds[0], low=low, high=high, **rates)
+    return {k: round(float(v), 6) for k, v in values.items()}
+
+
 # %% ../nbs/06c_decisions.ipynb #c8cf2af3
 def operating_points(
     y_true: pd.DataFrame,  # (N,C) 0/1 targets of images that were not trained on; NaN is unknown
     y_prob: pd.DataFrame,  # (N,C) their predictions
-    patient_id,  # (N,) patients, the units of the intervals
+    patient_id,  # (N,) patients, the units of the intervals; a Series is matched by its index
     rules: Sequence[str] = tuple(RULES),  # Names of rules
     n: int = 200,  # Draws of patients
     seed: int = 0,  # Of the draws
 ) -> dict:  # By label: positives, positive_patients, prevalence, slope, intercept, rules; JSON-able
     "Thresholds with 95 % intervals and calibration of each label; none for labels with too few positives"
     y, s, names = check_scores(y_true, y_prob, unknown=True)
-    unit = pd.factorize(np.asarray(patient_id), sort=True)[0]
-    if len(unit) != len(y) or (unit < 0).any():
-        raise ValueError(f'{len(unit)} patients for {len(y)} images; each image needs one')
+    unit, _ = _patient_codes(patient_id, y_true)
     patients = positive_patients(np.where(y < 0, np.nan, y), unit)
-    weights, chosen_rules = _patient_weights(unit, n, seed), dict(map(_rule, rules))
+    weights, chosen_rules = _row_weights(unit, n, seed), dict(map(_rule, rules))
     all_known = y >= 0
     pooled = _platt(y[all_known], s[all_known]) if len(set(y[all_known])) == 2 else (1.0, 0.0)
     points = {}
@@ -157,31 +173,49 @@ def operating_points(
     return points
 
 
-def _point(
-    thresholds: np.ndarray,  # The threshold, then those of draws of patients
-    counts: tuple,  # TP, FP, P, N at the threshold
-) -> dict:
-    "One threshold with its interval, and what it gave on the images that it was learned from"
-    tp, fp, positives, negatives = counts
-    low, high = np.quantile(thresholds[1:], [0.025, 0.975]) if len(thresholds) > 1 else (np.nan, np.nan)
-    rates = dict(sensitivity=tp / positives, specificity=1 - fp / negatives, precision=tp / (tp + fp))
-    values = dict(threshold=thresholds[0], low=low, high=high, **rates)
-    return {k: round(float(v), 6) for k, v in values.items()}
-
-
 # %% ../nbs/06c_decisions.ipynb #59b10924
+def _weights_of(
+    runs: Sequence[str | Path],  # Folders of runs
+) -> dict:  # Name → the first digits of the SHA-256 of the weights
+    "What tells that predictions come from the same networks, wherever their folders are now"
+    files = {Path(o).resolve().name: Path(o) / 'weights.safetensors' for o in runs}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items()}
+
+
 def operating_points_of(
     image: pd.DataFrame,  # (N,C) predictions of images that the runs were not trained on
     mirror: pd.DataFrame,  # (N,C) predictions of their mirror images
     y_true: pd.DataFrame,  # (N,C) 0/1 targets; NaN is unknown
     patient_id,  # (N,) patients
-    runs: Sequence[str],  # Names of the runs
+    runs: Sequence[str | Path],  # Folders of the runs
     rules: Sequence[str] = tuple(RULES),  # Names of rules
 ) -> dict:  # runs, images; `tta` and `single`: operating points with and without the mirror images
     "What `operating_points.json` holds"
     both = dict(tta=(image + mirror) / 2, single=image)
     points = {name: operating_points(y_true, frame, patient_id, rules) for name, frame in both.items()}
-    return dict(runs=list(runs), images=len(y_true), **points)
+    return dict(runs=_weights_of(runs), images=len(y_true), **points)
+
+
+# %% ../nbs/06c_decisions.ipynb #f2b3c8fc
+def read_points(
+    file: str | Path,  # A file with what `operating_points_of` returns
+    runs: Sequence[str | Path],  # Folders of the runs that predict
+    tta: bool = True,  # Are the predictions means of images and their mirrors?
+) -> dict:  # From `operating_points`
+    "The operating points of runs; `ValueError` if there are none, or if they are of other networks"
+    file = Path(file)
+    if not file.is_file():
+        raise ValueError(f'{file} does not exist: the run has no validation images, or was made by an older version')
+    found = read_json(file)
+    if not {'runs', 'tta', 'single'} <= set(found):
+        raise ValueError(f'{file} is no file of operating points; cxrlt thresholds RUN… FILE makes one')
+    mine = _weights_of(runs)
+    if sorted(found['runs'].values()) != sorted(mine.values()):
+        raise ValueError(
+            f'{file} was made for the weights of {", ".join(found["runs"])}, which are not those of {", ".join(mine)}; '
+            'make it again: cxrlt thresholds RUN… FILE'
+        )
+    return found['tta' if tta else 'single']
 
 
 # %% ../nbs/06c_decisions.ipynb #7798c02d
@@ -242,12 +276,17 @@ def adjust_prevalence(
 
 
 # %% ../nbs/06c_decisions.ipynb #f5e02096
+_FEWEST_IMAGES = 200
+
+
 def estimate_prevalence(
     frame: pd.DataFrame,  # (N,C) calibrated probabilities of images from the new place
     old: pd.Series,  # Prevalence by label where they were calibrated
     rounds: int = 1000,  # At most
 ) -> pd.Series:  # Prevalence by label
-    "The prevalence in new images without labels (Saerens et al. 2002, section 2.2)"
+    "The prevalence in new images without labels (Saerens et al. 2002, section 2.2); `ValueError` for too few images"
+    if len(frame) < _FEWEST_IMAGES:
+        raise ValueError(f'{len(frame)} images are too few to estimate a prevalence; it takes {_FEWEST_IMAGES}')
     odds = np.exp(_logit(frame.to_numpy()))
     before = old[frame.columns].to_numpy()
     new = before.copy()
@@ -258,3 +297,28 @@ def estimate_prevalence(
         if moved < 1e-7:
             break
     return pd.Series(new, frame.columns, name='prevalence')
+
+
+# %% ../nbs/06c_decisions.ipynb #90497328
+def apply_points(
+    frame: pd.DataFrame,  # (N,C) predictions of new images, as the networks give them
+    points: Mapping,  # From `operating_points`
+    rule: str | None = None,  # Name of a rule; None: no decisions
+    calibrated: bool = False,  # Return calibrated probabilities?
+    prevalence: Mapping | str | None = None,  # Where they are used: by label, or "estimate"; None: as learned
+) -> tuple:  # Predictions; decisions or None; prevalence by label or None
+    "Decide, calibrate and adjust; `ValueError` for what does not fit together"
+    if prevalence is not None and not calibrated:
+        raise ValueError('another prevalence needs probabilities: calibrate too')
+    if prevalence is not None and rule and _rule(rule)[0] == 'f1':
+        raise ValueError('the best F1 depends on the prevalence: with another one use youden or a sensitivity')
+    decisions = decide(frame, points_table(points, rule).threshold) if rule else None
+    if calibrated:
+        frame = calibrate(frame, points)
+    if prevalence is None:
+        return frame, decisions, None
+    old = pd.Series({k: o['prevalence'] for k, o in points.items() if o['rules'] and k in frame}, dtype='float64')
+    known = list(old.index)
+    new = estimate_prevalence(frame[known], old) if isinstance(prevalence, str) else pd.Series(prevalence)
+    frame[known] = adjust_prevalence(frame[known], old, new.astype('float64'))
+    return frame, decisions, new[known].to_dict()

@@ -303,7 +303,7 @@ def _seal(
     record: dict,  # What its record says
 ) -> dict:  # The record with `files`, their SHA-256 by name, and its own `sha256`
     "Add to a record what shows later that nothing was changed"
-    files = [folder / o for o in ('history.csv', 'weights.safetensors', 'metrics.json')]
+    files = [folder / o for o in ('history.csv', 'weights.safetensors', 'metrics.json', 'operating_points.json')]
     files = [o for o in (*files, *sorted((folder / 'predictions').glob('*.parquet'))) if o.is_file()]
     record = record | dict(files={o.relative_to(folder).as_posix(): _hash_of(o) for o in files})
     plain = json.loads(json.dumps(record, default=lambda o: o.item() if hasattr(o, 'item') else str(o)))

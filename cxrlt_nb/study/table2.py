@@ -174,13 +174,14 @@ def _targets(
     p: pd.DataFrame,  # Predictions of held-out images
     phase: str,  # "development", "testing" or "both"
 ) -> pd.DataFrame | None:
-    "Targets of the images of a phase, without labels that have one value only; None if labels are withheld"
+    "Targets of a phase, NaN where unknown, without labels that have one value only; None if a split is withheld"
     ids = p.index[df.split.loc[p.index].isin(_PHASES[phase])]
     y = df.loc[ids, list(p)]
-    if not len(y) or y.isna().any(axis=None):
+    withheld = y.isna().all(axis=1).groupby(df.split.loc[ids]).all()
+    if not len(y) or withheld.any():
         return None
-    y = y.astype(int)
-    return y.loc[:, y.any() & ~y.all()]
+    y = y.astype('float64')
+    return y.loc[:, y.nunique() == 2]
 
 
 def _metrics(
@@ -235,7 +236,7 @@ def _score_rows(
     out_of_fold_predictions = row_predictions(rows, opened, ('validation',))
     for row in rows:
         oof = out_of_fold_predictions[row]
-        cut = best_thresholds(df.loc[oof.index, list(oof)].astype(int), oof)
+        cut = best_thresholds(df.loc[oof.index, list(oof)].astype('float64'), oof)
         trained = opened[row][0].p if row in opened else AttrDict(arch=None, size=None)
         for phase in _PHASES:
             y = _targets(df, predictions[row], phase)

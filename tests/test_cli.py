@@ -157,8 +157,10 @@ def test_operating_points_belong_to_their_runs(home, two, tmp_path):
     assert done.returncode == 0, done.stderr
     p, decided = (pd.read_csv(tmp_path / o, index_col='image_id') for o in ('o.csv', 'o.decisions.csv'))
     assert (decided.Edema == (p.Edema >= 0.2)).all() and decided.drop(columns='Edema').isna().all(axis=None)
-    done = cxrlt(home, 'predict', two[1], root / 'test.csv', tmp_path / 'o.csv', '--thresholds', learned)
-    assert done.returncode == 1 and f'was made for {two[0].name}, not for again' in done.stderr
+    points['runs'] = {'another': 16 * '0'}
+    learned.write_text(json.dumps(points))
+    done = cxrlt(home, 'predict', two[0], root / 'test.csv', tmp_path / 'o.csv', '--thresholds', learned)
+    assert done.returncode == 1 and 'was made for the weights of another' in done.stderr
 
 
 def test_compare_two_runs(home, two, tmp_path):

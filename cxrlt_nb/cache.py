@@ -91,6 +91,7 @@ _SCHEMA = pa.schema(
 _DETAILS = ['jpeg', 'thumb', 'stamp', 'content', 'pydicom']
 
 
+# %% ../nbs/02_cache.ipynb #521a6998
 def _parts(
     folder: Path,  # A cache
 ) -> list[Path]:
@@ -115,6 +116,7 @@ def _intact(
         return {}
 
 
+# %% ../nbs/02_cache.ipynb #54355293
 def _write_part(
     folder: Path,  # The cache
     rows: list[dict],  # One dict per image, with the columns of `_SCHEMA`
@@ -201,6 +203,7 @@ def _decoder(
     return dict(code=hashlib.sha256(code.encode()).hexdigest()[:16], **libraries)
 
 
+# %% ../nbs/02_cache.ipynb #3c72c4f7
 def _sign(
     config: dict,  # How a cache is made
 ) -> str:
@@ -370,6 +373,7 @@ def _reason_to_rebuild(
     return f'{folder} was made by another decoder ({"; ".join(differ)})' if differ else None
 
 
+# %% ../nbs/02_cache.ipynb #660d971a
 def _clear(
     folder: Path,  # A cache
     why: str,  # The reason
@@ -386,6 +390,7 @@ def _clear(
         part.unlink()
 
 
+# %% ../nbs/02_cache.ipynb #2b1a4a41
 def _prepare(
     folder: Path,  # The cache
     config: dict,  # How it must be made
@@ -492,6 +497,7 @@ def _check_complete(
         )
 
 
+# %% ../nbs/02_cache.ipynb #545da81f
 def build_cache(
     df: pd.DataFrame,  # Study table: `image_id` and `path` are used
     folder: str | Path,  # Folder of the cache; see `cache_folder`

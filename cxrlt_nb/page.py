@@ -115,6 +115,8 @@ th, td { border-color: color-mix(in srgb, GrayText 40%, transparent); }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 .present td { font-weight: 600; }
 """
+
+# %% ../nbs/06d_page.ipynb #bd652325
 _SCRIPT = """
 const [sort, map, all] = ['sort', 'map', 'all'].map((id) => document.getElementById(id));
 const main = document.querySelector('main');
@@ -127,6 +129,7 @@ map?.addEventListener('change', () => document.querySelectorAll('.map').forEach(
 """
 
 
+# %% ../nbs/06d_page.ipynb #591e1dc9
 def _menu(
     id: str,  # Its id
     text: str,  # Its label
@@ -136,6 +139,7 @@ def _menu(
     return ft('label', text, ' ', ft('select', *(ft('option', o, value=k) for k, o in options.items()), id=id))
 
 
+# %% ../nbs/06d_page.ipynb #29090825
 def _document(
     title: str,  # Of the page
     intro: list[str],  # Paragraphs

@@ -119,6 +119,7 @@ def _describe(
     return dict(run=run.name, size=run.p.size, weights=weights)
 
 
+# %% ../nbs/06a_predict.ipynb #e70db4e8
 def _small_images(
     table: pd.DataFrame,  # image_id and path
     folder: Path,  # Folder of caches
@@ -137,6 +138,7 @@ def _small_images(
         return build_cache(readable, place, p.size, p.resize, **options), dict(e.reasons.values())
 
 
+# %% ../nbs/06a_predict.ipynb #01c3ccc0
 def predict_images(
     runs: Iterable[str | Path],  # Folders of finished runs
     images,  # A frame with image_id and path, files, a folder, one image, or a csv file

@@ -39,6 +39,8 @@ _CHEXPERT = [
     'Fracture',
     'Support Devices',
 ]
+
+# %% ../nbs/00a1_public.ipynb #47aaddd4
 _PADCHEST = {
     'Atelectasis': 'atelectasis; laminar atelectasis; lobar atelectasis; segmental atelectasis; round atelectasis; '
     'total atelectasis; atelectasis basal',
@@ -91,6 +93,8 @@ _VINDR = {
     'Pneumonia': 'Pneumonia',
     'Pneumothorax': 'Pneumothorax',
 }
+
+# %% ../nbs/00a1_public.ipynb #29cd78de
 #: MeSH headings; "aorta" after a slash must follow the heading somewhere, as in "Calcinosis/aorta/mild".
 _OPENI = {
     'Atelectasis': 'Pulmonary Atelectasis',
@@ -117,6 +121,8 @@ _OPENI = {
     'Support Devices': 'Catheters, Indwelling; Implanted Medical Device; Medical Device; Tube, Inserted; Stents',
     'Tortuous Aorta': 'Aorta/tortuous; Aorta, Thoracic/tortuous',
 }
+
+# %% ../nbs/00a1_public.ipynb #6e83547b
 _RSNA = {'Lung Opacity': '1', 'No Finding': 'Normal', 'Pneumonia': '1'}
 #: Data set → our label → the labels of the set that count as it.
 LABEL_MAP: dict[str, dict[str, list[str]]] = {

@@ -119,6 +119,7 @@ def _modules_of(
     return sorted(found)
 
 
+# %% ../nbs/05b_runs.ipynb #ecf47745
 def _plugin_files(
     plugins: str,  # The parameter `plugins`
 ) -> list[Path]:  # Of a package all its files
@@ -222,6 +223,7 @@ def _identity(
     return dict(parameters=what, data=data['fingerprint'], code=code)
 
 
+# %% ../nbs/05b_runs.ipynb #e780061c
 def _run_name(
     identity: dict,  # From `_identity`
 ) -> str:  # e.g. "phantom-test_efficientnet-64px-fold0-seed0-1a2b3c4d"
@@ -237,6 +239,7 @@ def _folder_name(
     return re.sub(r'[^\w.+=-]+', '_', text).lstrip('.')[:120]
 
 
+# %% ../nbs/05b_runs.ipynb #87b69fc6
 _RESTORE = 'Restore the file from a copy, or delete the folder and run the same command again'
 _PARTS = 'parameters.json checkpoint.pt history.csv weights.safetensors metrics.json seconds.json record.json'.split()
 
@@ -255,6 +258,7 @@ def _read_part(
     return found
 
 
+# %% ../nbs/05b_runs.ipynb #8462fb3f
 def _claim(
     folder: Path,  # A run's folder
     identity: dict,  # From `_identity`
@@ -298,6 +302,7 @@ def _hash_of(
     return _sha256(file, about.st_size, about.st_mtime_ns)
 
 
+# %% ../nbs/05b_runs.ipynb #ee66bc0d
 def _seal(
     folder: Path,  # A run's folder
     record: dict,  # What its record says
@@ -310,6 +315,7 @@ def _seal(
     return plain | dict(sha256=_digest(plain, 64))
 
 
+# %% ../nbs/05b_runs.ipynb #5995b8f3
 def _check_sealed(
     folder: Path,  # Folder of a finished run
 ) -> dict:  # Its record

@@ -240,6 +240,8 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; p
   details::details-content { content-visibility: visible; }
 }
 """
+
+# %% ../../nbs/study/00_runner.ipynb #ebf5500a
 _PAGE = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
 )
@@ -247,6 +249,7 @@ _PAGE = (
 _LOADS = r'<(?!a\b)[^>]*\b(?:src|href|data|poster)=["\']?(?!data:|#)[^>"\']+|@import[^;]*|url\(["\']?(?!data:)[^)]*'
 
 
+# %% ../../nbs/study/00_runner.ipynb #4c0371d4
 def _contents(
     body: str,  # Body of a page
 ) -> str:  # The body with a list of its sections before the first of them
@@ -260,6 +263,7 @@ def _contents(
     return body.replace('<h2', f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<h2', 1)
 
 
+# %% ../../nbs/study/00_runner.ipynb #bb5e5ef6
 def write_html(
     notebook: str | Path,  # An executed notebook
     to: str | Path,  # The html file

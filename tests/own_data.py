@@ -113,6 +113,13 @@ def test_the_same_from_dicom(tmp_path):
     assert len(pd.read_csv(tmp_path / 'predictions.csv')) == 12
 
 
+READER = """
+from cxrlt_nb.datasets import read_cxrlt
+
+def read_ours(root, seed=0):
+    "A release like CXR-LT, by a reader that the package does not know"
+    return read_cxrlt(root, seed=seed)
+"""
 TINY = '--arch test_efficientnet --weights scratch --threads 1'
 
 
@@ -123,6 +130,16 @@ def phantom(folder, **changes):
     settings = dict(train=400, development=40, test=240, size=48, difficulty=0.1, label_noise=0.0) | changes
     write_phantom(folder / 'release', **settings)
     return folder / 'release'
+
+
+def test_a_reader_from_outside(tmp_path):
+    phantom(tmp_path, train=120)
+    (tmp_path / 'our_data.py').write_text(READER)
+    run(f'cxrlt train --data our_data:read_ours --root release {TINY} --size 32 --epochs 1 --out run', tmp_path)
+    record = json.loads((tmp_path / 'run/record.json').read_text())
+    assert record['parameters']['data'] == 'our_data:read_ours' and record['data']['source'] == 'phantom'
+    done = shell(f'cxrlt train --data our_data:read_us --root release {TINY} --out other', tmp_path)
+    assert done.returncode and 'read_us' in done.stderr and 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize('preset', ['demo', 'paper'])

@@ -1080,11 +1080,11 @@ d = {
         'cxrlt_nb.predict': {
             'cxrlt_nb.predict._describe': ('predict.html#_describe', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._image_id': ('predict.html#_image_id', 'cxrlt_nb/predict.py'),
+            'cxrlt_nb.predict._image_table': ('predict.html#_image_table', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._predict_mirrors': ('predict.html#_predict_mirrors', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._read_images': ('predict.html#_read_images', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._small_images': ('predict.html#_small_images', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.heat_maps': ('predict.html#heat_maps', 'cxrlt_nb/predict.py'),
-            'cxrlt_nb.predict.image_table': ('predict.html#image_table', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.mirror_predictions': ('predict.html#mirror_predictions', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.open_model': ('predict.html#open_model', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict.posterior': ('predict.html#posterior', 'cxrlt_nb/predict.py'),

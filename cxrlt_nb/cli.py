@@ -360,14 +360,14 @@ def _write_prediction_page(
     "Write the page of `--page`"
     from cxrlt_nb.cache import build_cache
     from cxrlt_nb.page import write_page
-    from cxrlt_nb.predict import image_table, open_model
+    from cxrlt_nb.predict import _image_table, open_model
 
     run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
     usual = {label: o['prevalence'] for label, o in (points or {}).items()}
     intro = [f'Mean of {", ".join(o.name for o in args.runs)}.']
     if maps:
         intro.append(f'Heat maps are those of {args.runs[0].name}.')
-    table = image_table(args.images)
+    table = _image_table(args.images)
     table = table[table.image_id.isin(p.index)]
     with tempfile.TemporaryDirectory() as tmp:
         how = dict(dicom=args.dicom, any_modality=args.any_modality)

@@ -649,7 +649,7 @@ def _difference_rows(
     return rows + [dict(finding=o, note='no positive or no negative image') for o in labels if o not in defined]
 
 
-# %% ../nbs/06b_evaluate.ipynb #4e484b5e
+# %% ../nbs/06b_evaluate.ipynb #808b5992
 def compare_predictions(
     y_true,  # Targets, 1, 0 or NaN (unknown), `(N,C)`: array, tensor or frame
     y_scores: Mapping,  # Scores `(N,C)` by the name of the model; all are compared with the first

@@ -504,6 +504,7 @@ d = {
             'cxrlt_nb.intervals._patient_codes': ('intervals.html#_patient_codes', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals._ranking': ('intervals.html#_ranking', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals._recompute': ('intervals.html#_recompute', 'cxrlt_nb/intervals.py'),
+            'cxrlt_nb.intervals._shuffle_patients': ('intervals.html#_shuffle_patients', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals._walk': ('intervals.html#_walk', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals._weighted_scores': ('intervals.html#_weighted_scores', 'cxrlt_nb/intervals.py'),
             'cxrlt_nb.intervals.beats_chance': ('intervals.html#beats_chance', 'cxrlt_nb/intervals.py'),

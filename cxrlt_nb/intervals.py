@@ -509,14 +509,26 @@ def holm(
     return adjusted
 
 
+# %% ../nbs/04b_intervals.ipynb #6c1f0a52
+def _shuffle_patients(
+    codes: np.ndarray,  # Patient of each row, `(N,)`, 0 to the number of patients − 1
+    rng: np.random.Generator,  # Gives the new order of the patients
+) -> np.ndarray:  # `(N,)`: the row whose scores each row gets
+    "A random permutation of the rows that keeps the images of each patient together"
+    order = np.empty(len(codes), int)
+    order[codes.argsort(kind='stable')] = rng.permutation(codes.max() + 1)[codes].argsort(kind='stable')
+    return order
+
+
 # %% ../nbs/04b_intervals.ipynb #db87187d
 def chance_level(
     y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
+    patient_id=None,  # Patient of each row, kept together; None: each image is one
     n_perm: int = 200,  # Permutations
     seed: int = 0,  # Of the permutations
 ) -> AttrDict:  # level, p95: mean and 95th percentile of the macro mAP; label_mean, label_p95: the same by label
-    "mAP of these scores after their rows are assigned to the images at random"
+    "mAP of these scores after their rows are assigned to the images at random, patient by patient"
     _check_whole(n_perm, 'n_perm')
     _check_whole(seed, 'seed', 0)
     y, s, names = check_scores(y_true, y_score, unknown=True)
@@ -525,9 +537,10 @@ def chance_level(
     known = [np.flatnonzero(c >= 0) for c in y.T]
     ranks = [len(rows) - np.searchsorted(np.sort(c[rows]), c[rows]) for c, rows in zip(s.T, known)]
     positives = [np.flatnonzero(c[rows] == 1) for c, rows in zip(y.T, known)]
+    codes = None if patient_id is None else _patient_codes(patient_id, _rows(y_true, y_score))[0]
     rng, ap = np.random.default_rng(seed), np.empty((n_perm, len(names)))
     for k in range(n_perm):
-        order = rng.permutation(len(y))
+        order = rng.permutation(len(y)) if codes is None else _shuffle_patients(codes, rng)
         for c, (rank, at, rows) in enumerate(zip(ranks, positives, known)):
             row = order if len(rows) == len(y) else order[rows].argsort()  # a permutation of the known rows
             ap[k, c] = average_precision(np.ones(len(at), bool), rank=rank[row[at]])  # only positives' ranks count
@@ -542,13 +555,14 @@ def chance_level(
 def beats_chance(
     y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown
     y_score,  # Scores `(N,C)`
+    patient_id=None,  # As in `chance_level`
     n_perm: int = 200,  # Permutations
     seed: int = 0,  # Of the permutations
     chance: AttrDict | None = None,  # From `chance_level`, if it is known already
 ) -> pd.DataFrame:  # By label: n_pos, ap, chance (mean), chance_p95, above (ap > chance_p95; False without a positive)
     "Average precision of each label beside the level that its scores reach by chance"
     if chance is None:
-        chance = chance_level(y_true, y_score, n_perm, seed)
+        chance = chance_level(y_true, y_score, patient_id, n_perm, seed)
     ap = METRICS['map'].by_label(y_true, y_score)
     n_pos = (check_scores(y_true, y_score, unknown=True)[0] == 1).sum(0)
     levels = dict(chance=chance.label_mean, chance_p95=chance.label_p95)

@@ -605,7 +605,7 @@ def _evaluate(
     "The macro metrics (§4.3) with 95 % intervals over patients, beside the chance level"
     y_prob = pd.DataFrame(probs, columns=y_true.columns, index=y_true.index)
     intervals = bootstrap(y_true, y_prob, patient_id, list(METRICS), seed=seed)
-    chance = chance_level(y_true, y_prob, seed=seed)
+    chance = chance_level(y_true, y_prob, patient_id, seed=seed)
     by_label = beats_chance(y_true, y_prob, chance=chance)
     counts = dict(images=len(y_true), patients=int(pd.Series(patient_id).nunique()), labels=y_true.shape[1])
     values = {name: {k: float(row[k]) for k in ('value', 'low', 'high')} for name, row in intervals.iterrows()}

@@ -1,4 +1,4 @@
-"""Rows of Table 2 through a real Slurm: `python tests/slurm.py`, as root, about six minutes on two cores.
+"""Rows of Table 2 through a real Slurm: `python tests/slurm.py`, as root, about five minutes on two cores.
 
 Installs Debian's slurm-wlm and munge if they are missing. Starts munged, slurmctld and slurmd on the loopback, with two
 pretended GPUs, in a process namespace that ends with the test. Submits the first rows of a small study through
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import graph
@@ -24,7 +25,7 @@ from cxrlt_nb.runs import read_result
 
 ROWS, SMALL = '1,2,4', 'images=300 held_out=150 epochs=2 threads=1'
 TABLE = 'runs/table2/table2_rows1-2-4.csv'
-FREQUENT = '--jobs', 4, '--slurm-init-seconds-before-status-checks', 5
+FREQUENT = '--jobs', 4, '--slurm-init-seconds-before-status-checks', 2
 HOST = socket.gethostname().split('.')[0]
 CONF = """ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
@@ -128,7 +129,8 @@ def signalled(home):
     while not list(home.glob('runs/table2/*/checkpoint.pt')):
         assert process.poll() is None and time.time() - begin < 900, (home / 'log').read_text()[-4000:]
         time.sleep(0.2)
-    job = ask('squeue', '-h', '-t', 'RUNNING', '-o', '%i')
+    jobs = [line.split() for line in ask('squeue', '-h', '-t', 'RUNNING', '-o', '%i %Z').splitlines()]
+    job = next(number for number, folder in jobs if Path(folder) == home)
     ask('scancel', '--signal=TERM', job)
     while ask('squeue', '-h', '-j', job, '-o', '%T') != 'PENDING':
         assert process.poll() is None and time.time() - begin < 900, (home / 'log').read_text()[-4000:]
@@ -147,6 +149,8 @@ def check(tmp):
     "With and without Slurm; this process is the first in its namespace"
     here, there = tmp / 'here', tmp / 'there'
     start(tmp / 'slurm')
+    at_once = ThreadPoolExecutor()
+    resumed = at_once.submit(signalled, tmp / 'signalled')
     study(here, 'local', '--cores', 1)
     folder = occupy(here, there)
     log, looks = study(there, 'slurm', *FREQUENT, fails=True)
@@ -161,8 +165,7 @@ def check(tmp):
     study(there, 'slurm', *FREQUENT)
     assert numbers(here).equals(numbers(there)), 'another table through Slurm'
     assert (there / 'runs/table2/report.html').is_file()
-    text = signalled(tmp / 'signalled')
-    assert re.search(r'resuming after epoch \d+ of 60 and \d+ steps', text), 'not resumed inside an epoch'
+    assert re.search(r'resuming after epoch \d+ of 60 and \d+ steps', resumed.result()), 'not resumed inside an epoch'
     print('two trainings at once, each on the device that Slurm gave it; the same table; resumed after SIGTERM')
     print('3 passed, 0 failed')
 

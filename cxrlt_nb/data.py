@@ -242,6 +242,8 @@ def RadiographBlock(
     std: float = 1.0,  # Pixels are divided by this after `mean` is subtracted
 ) -> TransformBlock:
     "A block of gray images with one channel; with `dataloaders(…, cache=store)`, batches come from an `ImageCache`"
+    if not -1 <= (mean or 0) <= 1 or not 0 < std <= 10:
+        raise ValueError(f'mean {mean} and std {std} must be in units of pixels in [0,1], and std above 0')
     normalize = [] if not mean and std == 1 else [Normalize.from_stats([mean or 0.0], [std], cuda=False)]
     return TransformBlock(type_tfms=_OpenRadiograph(), batch_tfms=[_BytesToFloat(), *normalize], dl_type=RadiographDL)
 

@@ -168,6 +168,8 @@ def kfold(
     if len(df) < n_splits or not len(labels):
         raise ValueError(f'{len(df)} images with {len(labels)} labels cannot be stratified into {n_splits} folds')
     y, fold = _label_matrix(df, labels), np.empty(len(df), int)
+    if len(labels) == 1:
+        y = np.hstack([y, 1 - y])  # the stratifier takes two labels or more
     stratifier = MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=seed)
     for k, (_, valid) in enumerate(stratifier.split(y, y)):
         fold[valid] = k

@@ -164,7 +164,7 @@ def _start_at_prior(
 # %% ../nbs/04d_learner.ipynb #dfd811f0
 def make_learner(
     dls: DataLoaders,  # fastai loaders of radiographs and findings
-    model: nn.Module,  # A timm model with one output per label
+    model: nn.Module,  # One output per label, and `get_classifier()` as all models of timm have
     loss: nn.Module,  # A loss with `activation`, such as `BinaryFocalLossFlat()`
     wd: float = 0.0,  # L2 penalty; the paper has none
     precision: str = 'fp32',  # 'fp32', or 'bf16' on a GPU
@@ -172,8 +172,14 @@ def make_learner(
     prevalence: Sequence[float] | None = None,  # Share of positives of each label, where the classifier starts
 ) -> Learner:
     "A `Learner` with the paper's optimiser, two parameter groups, and metrics by name"
+    if precision not in ('fp32', 'bf16'):
+        raise ValueError(f"precision {precision!r} must be 'fp32' or 'bf16'")
     if precision == 'bf16' and not torch.cuda.is_available():
         raise ValueError("precision 'bf16' needs a GPU, and there is none; use 'fp32'")
+    if not hasattr(model, 'get_classifier'):
+        raise ValueError(f'{type(model).__name__} has no `get_classifier()`, which must return its last layer')
+    if not hasattr(loss, 'activation'):
+        raise ValueError(f'{type(loss).__name__} has no `activation`; wrap its function: MultiLabelLoss(function)')
     if prevalence is not None:
         _start_at_prior(model, loss, prevalence)
     cbs = [ChannelsLast()]

@@ -97,6 +97,8 @@ def _image_table(
     "The images to predict; `ValueError` if there is none, or if two have the same id"
     if isinstance(images, (str, Path)):
         images = _read_images(Path(images))
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        raise ValueError('images are given as files, not as pixels; for tensors, call `open_model(run).model`')
     if not isinstance(images, pd.DataFrame):
         rows = [dict(image_id=_image_id(o), path=str(o)) for o in images]
         images = pd.DataFrame(rows, columns=['image_id', 'path'])
@@ -140,7 +142,7 @@ def _small_images(
 
 # %% ../nbs/06a_predict.ipynb #01c3ccc0
 def predict_images(
-    runs: Iterable[str | Path],  # Folders of finished runs
+    runs: str | Path | Iterable[str | Path],  # Folder of a finished run, or of several
     images,  # A frame with image_id and path, files, a folder, one image, or a csv file
     tta: bool = True,  # Average image and mirror?
     how: str = 'prob',  # Mean over runs: "prob" (the paper), "logit" or "rank"
@@ -157,6 +159,7 @@ def predict_images(
     for o in (how, tta_how):
         if o not in MEANS:
             raise ValueError(f'how is {o!r}; it must be one of {", ".join(MEANS)}')
+    runs = [runs] if isinstance(runs, (str, Path)) else runs
     opened, table, frames = [open_model(o) for o in runs], _image_table(images), {}
     check_comparable(opened, same=_SAME, results=False)
     options = dict(skip_unreadable=skip_unreadable, dicom=dicom, any_modality=any_modality)

@@ -169,7 +169,7 @@ def _train(args: argparse.Namespace):
         with _status_line(lambda: _last_epoch(folder / 'history.csv')):
             run_notebook(_notebook(), folder, {k: v for k, v in given.items() if k != 'out'})
         print(folder)
-    from cxrlt_nb.learner import score_summary
+    from cxrlt_nb.runs import score_summary
 
     scores = read_json(folder / 'metrics.json')
     best = next((o for o in ('held out', 'development', 'test', 'validation') if o in scores), None)

@@ -20,26 +20,15 @@ __all__ = [
 import difflib
 import importlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import numpy as np
 import pandas as pd
-import torch
 from fastcore.basics import AttrDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from .augment import AUGMENTATIONS, MIXERS
-from .cache import RESIZE_RULES
-from .datasets import DATASETS
-from .folds import kfold
-from .learner import CALLBACKS
-from .losses import LOSSES
-from .metrics import METRICS
-from .models import check_arch
-from .table import UNCERTAIN
 
 # %% ../nbs/05a_config.ipynb #6176732b
 #: Parameters in which every preset follows the paper unless it says otherwise.
@@ -110,6 +99,13 @@ def _one_of(
     return f'one of {", ".join(known)}' + (f'; {near}' if near.startswith('did') else '')
 
 
+def _has_gpu() -> bool:
+    "Whether torch finds a GPU; torch is imported here, because a wrong parameter is named without it"
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def pick_preset(
     preset: str = 'auto',  # A name in `PRESETS`, or "auto"
     data: str = 'phantom',  # A name in `DATASETS`
@@ -120,7 +116,7 @@ def pick_preset(
         raise ValueError(f"parameter 'preset' is {preset!r}; it must be {_one_of(preset, known)}")
     if preset != 'auto':
         return preset
-    if torch.cuda.is_available():
+    if _has_gpu():
         return 'paper'
     return 'demo' if data == 'phantom' else 'laptop'
 
@@ -184,6 +180,8 @@ def choose_rows(
     held_out: int | None = None,  # Images of development and test together, if given
 ) -> tuple[dict, int]:  # Row positions of "train", "validation", "development" and "test"; epochs
     "The rows that a run uses, whole patients of each part, and its epochs"
+    from cxrlt_nb.folds import kfold
+
     split, patient = df.split.to_numpy(), df.patient_id.to_numpy()
     training = np.flatnonzero(split == 'train')
     validated = np.zeros(len(training), bool)
@@ -374,18 +372,26 @@ class _Machine(BaseModel):
 
 
 # %% ../nbs/05a_config.ipynb #aeb35914
-#: Parameters whose value is a registered name.
-_REGISTRIES: dict[str, Collection[str]] = dict(
-    data=DATASETS,
-    uncertain=UNCERTAIN,
-    resize=RESIZE_RULES,
-    augment=AUGMENTATIONS,
-    loss=LOSSES,
-    callbacks=CALLBACKS,
-    metrics=METRICS,
+#: Parameters whose value is a registered name, with the module and name of the registry.
+_REGISTRIES: dict[str, tuple[str, str]] = dict(
+    data=('datasets', 'DATASETS'),
+    uncertain=('table', 'UNCERTAIN'),
+    resize=('cache', 'RESIZE_RULES'),
+    augment=('augment', 'AUGMENTATIONS'),
+    loss=('losses', 'LOSSES'),
+    callbacks=('learner', 'CALLBACKS'),
+    metrics=('metrics', 'METRICS'),
 )
 #: Those that may hold several names, separated by semicolons, or `package.module:name`.
 _SEVERAL = ('callbacks', 'metrics')
+
+
+def _registry(
+    parameter: str,  # A key of `_REGISTRIES`
+) -> Mapping:  # Its registry
+    "The registry of a parameter, imported when it is asked for: several of them need torch"
+    module, name = _REGISTRIES[parameter]
+    return getattr(importlib.import_module(f'cxrlt_nb.{module}'), name)
 
 
 def split_names(
@@ -409,7 +415,7 @@ def _machine(
     threads: int | None,  # Threads, if given
 ) -> dict:  # precision, threads, num_workers
     "What a training uses of this machine by default"
-    gpu = torch.cuda.is_available()
+    gpu = _has_gpu()
     threads = threads or len(os.sched_getaffinity(0))
     workers = min(8, threads // processes) if gpu else 0
     return dict(precision='bf16' if gpu else 'fp32', threads=threads, num_workers=workers)
@@ -419,6 +425,9 @@ def _check_together(
     p: dict,  # All parameters with their values
 ):
     "`ValueError` for values that do not fit together"
+    from cxrlt_nb.augment import MIXERS
+    from cxrlt_nb.models import check_arch
+
     check_arch(p['arch'], p['size'], p['weights'], p['mean'], p['std'])
     if p['bs'] != 'auto' and p['bs'] % p['processes']:
         raise ValueError(f"parameter 'bs' is {p['bs']}; it must be a multiple of processes={p['processes']}")
@@ -457,7 +466,7 @@ class _Checks(BaseModel):
     @classmethod
     def _registered(cls, value, info):
         several = info.field_name in _SEVERAL
-        known = ['auto', *PRESETS] if info.field_name == 'preset' else _REGISTRIES[info.field_name]
+        known = ['auto', *PRESETS] if info.field_name == 'preset' else _registry(info.field_name)
         for name in split_names(value) if several else [value]:
             elsewhere = (several or info.field_name == 'data') and ':' in name
             if name is not None and name not in known and not elsewhere:
@@ -480,11 +489,12 @@ class TrainConfig(_Checks, _Machine, _Optimiser, _Loss, _Model, _Folds, _Augment
     model_config = ConfigDict(extra='allow', strict=True, allow_inf_nan=False)  # extra: see `__init__`
 
     def __init__(self, **given: Any):
-        for name in given:
-            if name not in type(self).model_fields and name not in MIXERS:  # a plugin's mixing has its probability here
+        for name in given.keys() - type(self).model_fields.keys():  # a plugin's mixing has its probability here
+            from cxrlt_nb.augment import MIXERS
+
+            if name not in MIXERS:
                 raise ValueError(f'unknown parameter {name!r}; {_hint(name, type(self).model_fields)}')
-            if name not in type(self).model_fields:
-                _check_probability(name, given[name])
+            _check_probability(name, given[name])
         try:
             super().__init__(**given)
         except ValidationError as e:
@@ -496,13 +506,13 @@ class TrainConfig(_Checks, _Machine, _Optimiser, _Loss, _Model, _Folds, _Augment
     ) -> AttrDict:  # Every parameter with its value, and `budget`
         "Fill what was not given from the preset and the machine; `ValueError` for values that do not fit together"
         p = AttrDict(self.model_dump(), preset=pick_preset(self.preset, self.data))
-        if p.bs == 'auto' and not torch.cuda.is_available():
+        if p.bs == 'auto' and not _has_gpu():
             p.bs = None  # no GPU to fill: the preset's choice
         _fill(p, instead)
         if PRESETS[p.preset]['budget'] and (p.size or 0) > 256:
             _fill(p, dict(bs=8))  # few images still make many steps, and fit a laptop's memory
         _fill(p, _AS_PAPER | PRESETS[p.preset])
-        _fill(p, AUGMENTATIONS[p.augment])
+        _fill(p, _registry('augment')[p.augment])
         _fill(p, _machine(p.processes, p.threads))
         p.setdefault('budget', None)
         _check_together(p)

@@ -13,9 +13,7 @@ __all__ = [
     'Checkpoint',
     'fit',
     'predict_rows',
-    'infer',
     'score_splits',
-    'score_summary',
     'score_table',
 ]
 
@@ -48,11 +46,10 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric, ActivationType
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import default_device, get_model, num_distrib, params, rank_distrib, set_seed
+from fastai.torch_core import get_model, num_distrib, params, rank_distrib, set_seed
 from fastcore.foundation import L
 from torch import nn
 
-from .cache import ImageCache
 from .data import rows_dl
 from .files import write_atomically
 from .intervals import beats_chance, bootstrap, chance_level
@@ -575,32 +572,6 @@ def predict_rows(
     return probs.numpy()
 
 
-# %% ../nbs/04d_learner.ipynb #12435d8b
-@torch.no_grad()
-def infer(
-    model: nn.Module,  # A timm model
-    cache: ImageCache,  # Images at the model's size
-    image_ids,  # The N images to predict
-    mean: float | None = None,  # As in training, see `RadiographBlock`
-    std: float = 1.0,  # As in training
-    mirror: bool = True,  # Predict the mirror images too?
-    bs: int = 64,  # Images per batch
-    device=None,  # A torch device; fastai's default if None
-) -> np.ndarray:  # (2,N,C) float32 probabilities: of images and mirrors; (1,N,C) without mirrors
-    "Probabilities that a network gives to images, in fp32"
-    device, rows, batches = device or default_device(), cache.rows(image_ids), []
-    model = model.to(device, memory_format=torch.channels_last).eval()
-    for start in range(0, len(rows), bs):
-        pixels = cache.read(rows[start : start + bs], torch.get_num_threads())
-        x = torch.from_numpy(pixels).to(device).float() / 255
-        if mean is not None:
-            x = (x - mean) / std
-        views = [x, x.flip(-1)] if mirror else [x]
-        logits = [model(o.contiguous(memory_format=torch.channels_last)) for o in views]
-        batches.append(torch.stack(logits).sigmoid().float().cpu())
-    return torch.cat(batches, 1).numpy()
-
-
 # %% ../nbs/04d_learner.ipynb #37a
 def _evaluate(
     y_true: pd.DataFrame,  # (N,C) 0/1 targets, one column per label; NaN is unknown
@@ -649,20 +620,6 @@ def score_splits(
             y_prob = np.concatenate([probs[split] for split in splits])
             scores[name] = _evaluate(y, y_prob, rows.patient_id.to_numpy())
     return scores
-
-
-# %% ../nbs/04d_learner.ipynb #40a
-def score_summary(
-    scores: Mapping,  # The scores of one split, from `score_splits`
-) -> str:  # One sentence
-    "How far a result lies above chance"
-    mAP, chance = scores['map'], scores['chance']
-    return (
-        f'mAP {mAP["value"]:.3f} [{mAP["low"]:.3f}, {mAP["high"]:.3f}] on {scores["images"]} images: '
-        f'{chance["times"]:.2f} times the chance level of {chance["level"]:.3f} '
-        f'(95th percentile of chance: {chance["p95"]:.3f}); '
-        f'{chance["labels_above"]} of {scores["labels"]} labels above their 95th percentile of chance'
-    )
 
 
 # %% ../nbs/04d_learner.ipynb #45a

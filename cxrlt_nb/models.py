@@ -18,6 +18,7 @@ __all__ = [
     'write_pretrained',
     'save_weights',
     'load_weights',
+    'infer',
 ]
 
 # %% ../nbs/04c_models.ipynb #8882f31a
@@ -32,6 +33,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import timm
 import torch
@@ -40,6 +42,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import load_model_config_from_hf, load_state_dict
 from torch import Tensor, nn
 
+from .cache import ImageCache
 from .files import home, write_atomically
 
 
@@ -654,3 +657,31 @@ def load_weights(
         metadata = json.loads((f.metadata() or {}).get('metadata', '{}'))
     model.load_state_dict(state)
     return metadata
+
+
+# %% ../nbs/04c_models.ipynb #12435d8b
+@torch.no_grad()
+def infer(
+    model: nn.Module,  # A timm model
+    cache: ImageCache,  # Images at the model's size
+    image_ids,  # The N images to predict
+    mean: float | None = None,  # As in training, see `RadiographBlock`
+    std: float = 1.0,  # As in training
+    mirror: bool = True,  # Predict the mirror images too?
+    bs: int = 64,  # Images per batch
+    device=None,  # A torch device; the GPU if None and there is one
+) -> np.ndarray:  # (2,N,C) float32 probabilities: of images and mirrors; (1,N,C) without mirrors
+    "Probabilities that a network gives to images, in fp32"
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
+    rows, batches = cache.rows(image_ids), []
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    for start in range(0, len(rows), bs):
+        pixels = cache.read(rows[start : start + bs], torch.get_num_threads())
+        x = torch.from_numpy(pixels).to(device).float() / 255
+        if mean is not None:
+            x = (x - mean) / std
+        views = [x, x.flip(-1)] if mirror else [x]
+        logits = [model(o.contiguous(memory_format=torch.channels_last)) for o in views]
+        batches.append(torch.stack(logits).sigmoid().float().cpu())
+    return torch.cat(batches, 1).numpy()

@@ -25,9 +25,8 @@ from .datasets import read_source
 from .ensemble import MEANS, mean_ensemble
 from .files import home
 from .images import IMAGE_KINDS, find_images
-from .learner import infer
 from .metrics import focal_posterior
-from .models import create_model, load_weights
+from .models import create_model, infer, load_weights
 from .runs import check_comparable, open_run, read_predictions, save_predictions
 from .table import StudyTable
 
@@ -150,7 +149,7 @@ def predict_images(
     calibrate: bool = False,  # Turn outputs into calibrated probabilities first? See `posterior`
     cache: str | Path | None = None,  # Folder that keeps the small images; a temporary one if None
     bs: int = 64,  # Images per batch
-    device=None,  # A torch device; fastai's default if None
+    device=None,  # A torch device; the GPU if None and there is one
     skip_unreadable: bool = False,  # Leave out images that cannot be read, and list them in `.attrs`?
     dicom: str = 'view',  # How DICOM becomes gray: "view" or "mimic", see `decode_gray`
     any_modality: bool = False,  # Read DICOM files that are not declared as radiographs?
@@ -220,7 +219,7 @@ def mirror_predictions(
     run: AttrDict,  # From `open_model`
     table: StudyTable,  # From `run_table`
     bs: int = 64,  # Images per batch
-    device=None,  # A torch device; fastai's default if None
+    device=None,  # A torch device; the GPU if None and there is one
 ) -> dict[str, tuple]:  # (image, mirror) frames of each of "validation", "development", "test" that the run has saved
     "A run's saved predictions and those of the mirror images, which are predicted and saved if they are missing"
     folder, pairs = run.folder / 'predictions', {}

@@ -19,6 +19,7 @@ __all__ = [
     'read_result',
     'folders',
     'last_took',
+    'score_summary',
 ]
 
 # %% ../nbs/05b_runs.ipynb #9d979b12
@@ -43,7 +44,6 @@ from typing import Any
 import nbformat
 import numpy as np
 import pandas as pd
-import torch
 from fastcore.basics import AttrDict
 from filelock import FileLock, Timeout
 
@@ -193,6 +193,8 @@ def environment(
     plugins: str = '',  # The parameter `plugins`
 ) -> dict:
     "Machine, versions, commit, and a fingerprint of the modules that this process has imported"
+    import torch  # here, because most of this module is used without it
+
     changes = _git('status', '--porcelain', '--untracked-files=no')
     versions = {o: importlib.metadata.version(o) for o in _PACKAGES}
     return dict(
@@ -614,3 +616,17 @@ def last_took(
         return 'not done before'
     minutes, seconds = divmod(round(took[max(took)]), 60)
     return f'{minutes} min {seconds} s last time'
+
+
+# %% ../nbs/05b_runs.ipynb #40a
+def score_summary(
+    scores: Mapping,  # The scores of one split, from `score_splits`
+) -> str:  # One sentence
+    "How far a result lies above chance"
+    mAP, chance = scores['map'], scores['chance']
+    return (
+        f'mAP {mAP["value"]:.3f} [{mAP["low"]:.3f}, {mAP["high"]:.3f}] on {scores["images"]} images: '
+        f'{chance["times"]:.2f} times the chance level of {chance["level"]:.3f} '
+        f'(95th percentile of chance: {chance["p95"]:.3f}); '
+        f'{chance["labels_above"]} of {scores["labels"]} labels above their 95th percentile of chance'
+    )

@@ -65,13 +65,14 @@ def without_directives(cell):
 
 
 def fold_cells(cells, is_result):
-    "Fold tests and imports, and on a page of results all code; adjacent tests become one block"
+    "Fold tests and imports, and on a page of results all code; adjacent folded cells become one block"
     out, before = [], None
     for cell in cells:
         directives = DIRECTIVES.match(cell.source)[0] if cell.cell_type == 'code' else ''
         hidden = re.search(r'(hide|export|default_exp|exec_doc|echo: *false|include: *false)', directives)
         summary = summary_of(cell, is_result) if cell.cell_type == 'code' and cell.source and not hidden else None
-        if summary == before == 'Tests' and not out[-1].outputs:
+        plain = 'code-summary' in directives or not directives  # no caption that would be lost
+        if summary == before and summary in ('Tests', 'Code') and plain and not out[-1].outputs:
             out[-1].source += f'\n\n{without_directives(cell)}'
             out[-1].outputs = cell.outputs
             continue

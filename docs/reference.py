@@ -75,15 +75,23 @@ def comment_above(line, source):
     return ' '.join(comment)
 
 
-def constant_entry(mod, name, line, source):
+def value_lines(mod, name, node, text):
+    "The value of a constant: as its module writes it where that is a literal, else as Python prints it"
+    written = ast.get_source_segment(text, node.value)
+    if isinstance(node.value, (ast.Dict, ast.List, ast.Tuple)) and len(written) > len('{}'):
+        return written.split('\n')
+    value = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False)
+    first, *rest = re.sub(r'<(?:function|ufunc) \'?(\w+)\'?(?: at 0x\w+)?>', r'\1', value).split('\n')
+    return [first, *(' ' * (len(name) + 3) + o for o in rest)]
+
+
+def constant_entry(mod, name, node, text):
     "The entry of a constant: its value and the `#:` comment above it"
-    comment = comment_above(line, source)
-    first, *rest = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False).split('\n')
-    shown = [first, *(' ' * (len(name) + 3) + o for o in rest[: MAX_CONSTANT_LINES - 1])]
-    if len(rest) >= MAX_CONSTANT_LINES:
-        shown.append('# …')
-    text = heading(name, mod.__file__, line, 3) + f'```python\n{name} = {chr(10).join(shown)}\n```'
-    return text + (f'\n\n*{comment}*' if comment else '')
+    comment = comment_above(node.lineno, text.split('\n'))
+    lines = value_lines(mod, name, node, text)
+    shown = lines[:MAX_CONSTANT_LINES] + ['# …'] * (len(lines) > MAX_CONSTANT_LINES)
+    entry = heading(name, mod.__file__, node.lineno, 3) + f'```python\n{name} = {chr(10).join(shown)}\n```'
+    return entry + (f'\n\n*{comment}*' if comment else '')
 
 
 def method_entries(mod, cls, node):
@@ -118,7 +126,7 @@ def module_entries(mod):
                 yield from method_entries(mod, obj, node)
         for name in assigned_names(node):
             if name in mod.__all__:
-                yield name, constant_entry(mod, name, node.lineno, text.split('\n'))
+                yield name, constant_entry(mod, name, node, text)
 
 
 def summaries(mod):
@@ -136,6 +144,7 @@ def assigned_names(node):
     if not isinstance(node, (ast.Assign, ast.AnnAssign)):
         return []
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    targets = [o for o in targets if not isinstance(o, ast.Subscript)]  # a new entry of a dict is not a new name
     return [o.id for target in targets for o in ast.walk(target) if isinstance(o, ast.Name)]
 
 

@@ -5,6 +5,7 @@ renders the pages with the same _quarto.yml that Quarto reads. KaTeX is copied f
 another server.
 """
 
+import html
 import json
 import os
 import re
@@ -15,10 +16,11 @@ import tempfile
 import time
 from collections import Counter
 from configparser import ConfigParser
+from functools import partial
 from pathlib import Path
 
 import yaml
-from cells import Entries, Procs, Prose, fold_cells, keep_intervals_together, mark_plots
+from cells import Entries, Procs, Prose, add_imports, fold_cells, keep_intervals_together, mark_plots
 from fastcore.nbio import mk_cell, read_nb, write_nb
 from fontTools import subset
 from fontTools.ttLib import TTFont
@@ -33,6 +35,7 @@ from cxrlt_nb.study.runner import write_html
 STAGE, OUT, NODE = ROOT / '_proc', ROOT / '_site', ROOT / 'docs/node_modules'
 KATEX = 'site_libs/katex'
 API_LIST = '<!-- the list of names: docs/build.py -->'
+OPTIONS = '<!-- the options: docs/build.py -->'
 SAMPLE = 'study/sample_report.html'
 MAX_RELATED = 6
 
@@ -78,16 +81,38 @@ def check_pages():
 # What smalldocs reads
 
 
-def stage_notebook(file, section):
-    nb = read_nb(file)
+def stage_notebook(file, section, reference):
+    nb, page = read_nb(file), page_of(file)
     nb.path_ = file
     nb.cells = fold_cells(nb.cells, is_result=section == 'Results')
+    if section != 'Results':
+        add_imports(nb.cells, reference.modules.get(page))
+    if page == 'cli.ipynb':
+        add_options(nb.cells)
     Procs()(nb)
     for cell in nb.cells:
         cell.metadata.pop('language', None)
-    to = STAGE / page_of(file)
+    to = STAGE / page
     to.parent.mkdir(exist_ok=True)
     write_nb(nb, to)
+
+
+def options_of_commands():
+    "The help of each command, folded"
+    cxrlt = [Path(sys.executable).parent / 'cxrlt']
+    env = os.environ | dict(COLUMNS='90')
+    help_of = partial(subprocess.run, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    commands = re.findall(r'^    (\w+) ', help_of([*cxrlt, '--help']).stdout, re.M)
+    for name in commands:
+        text = help_of([*cxrlt, name, '--help']).stdout
+        yield f'<details class="options"><summary>cxrlt {name} --help</summary>\n<pre>{html.escape(text)}</pre>\n</details>'
+
+
+def add_options(cells):
+    "Fill in the options of the command line"
+    for cell in cells:
+        if cell.cell_type == 'markdown':
+            cell.source = cell.source.replace(OPTIONS, '\n'.join(options_of_commands()))
 
 
 def include(m):
@@ -131,7 +156,7 @@ def stage():
     reference = Entries.reference = Prose.reference = Reference()
     section_of = sections()
     for file in notebooks():
-        stage_notebook(file, section_of[page_of(file)])
+        stage_notebook(file, section_of[page_of(file)], reference)
     for file in text_pages():
         stage_text(file, reference)
     for file in [*NBS.glob('*.css'), *NBS.glob('images/*'), *NBS.glob('results/*.csv')]:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
 REPOSITORY = 'https://github.com/cxrlt-nb/cxrlt_nb/blob/main'
 MAX_CONSTANT_LINES = 12
+FOR_YOUR_CODE = ('losses', 'augment', 'folds', 'metrics', 'intervals', 'predict', 'evaluate', 'data', 'learner')
 
 
 def notebooks():
@@ -170,13 +171,16 @@ class Reference:
         self._collect_links()
 
     def index(self):
-        "The page that lists every public name, with one line each"
-        parts = []
-        for module, page in self.pages.items():
-            if lines := list(summaries(import_module(f'cxrlt_nb.{module}'))):
-                rows = [f'| [`{name}`]({page}#{name}) | {line.replace("|", chr(92) + "|")} |' for name, line in lines]
-                parts.append('\n'.join([f'## [{module}]({page})', '', '| name | what it is |', '|---|---|', *rows]))
-        return '\n\n'.join(parts)
+        "The page that lists every public name, with one line each: first what is of use in other projects"
+        rank = {module: (module not in FOR_YOUR_CODE, '.' in module) for module in self.pages}
+        return '\n\n'.join(filter(None, map(self.module_index, sorted(self.pages, key=rank.get))))
+
+    def module_index(self, module):
+        "The part of that page about one module; nothing if it has no public name"
+        page, lines = self.pages[module], list(summaries(import_module(f'cxrlt_nb.{module}')))
+        rows = [f'| [`{name}`]({page}#{name}) | {line.replace("|", chr(92) + "|")} |' for name, line in lines]
+        head = [f'## [{module}]({page})', '', f'`from cxrlt_nb.{module} import …`', '', '| name | what it is |', '|---|---|']
+        return '\n'.join([*head, *rows]) if rows else ''
 
     def _collect_links(self):
         count = Counter(k for entries in self.entries.values() for k in entries)

@@ -319,6 +319,26 @@ def test_the_api_index_has_a_line_for_every_name():
     assert not re.search(r'<td[^>]*>\s*</td>', text), 'a name without a line'
 
 
+def test_the_api_index_names_each_thing_once():
+    rows = re.findall(r'<tr>\s*<td><a href="([^"]+)">.*?</td>\s*<td>(.*?)</td>', (SITE / 'api.html').read_text(), re.S)
+    assert len(rows) > 150 and len({link for link, _ in rows}) == len(rows)
+    assert [link for link, line in rows if line == 'A constant'] == []
+
+
+def test_a_page_shows_the_imports_of_its_code():
+    "Folded, above the first code; not on pages of results, which show no code"
+    text = {o: html.unescape(re.sub('<[^>]+>', '', (SITE / o).read_text())) for o in PAGES}
+    for page, module in {'losses.html': 'losses', 'phantom/release.html': 'phantom.release'}.items():
+        assert text[page].index('\nImports\n') < text[page].index(f'from cxrlt_nb.{module} import')
+    assert 'from cxrlt_nb.losses import …' in text['api.html']
+    assert 'from cxrlt_nb.' not in text['results.html']
+
+
+def test_the_command_line_page_lists_all_options():
+    text = (SITE / 'cli.html').read_text()
+    assert text.count('<details class="options">') >= 9 and '--tta-how' in text and '--checkpoint_minutes' in text
+
+
 @pytest.fixture(scope='module')
 def for_quarto(tmp_path_factory):
     "What `nbdev-docs` would hand to Quarto: name → cells"
@@ -460,7 +480,7 @@ def test_the_first_screen_says_what_it_is(device, base, tabs):
     visit(tab, base)
     bottom = {
         'sentences': tab.get_by_text('cxrlt_nb trains and scores classifiers'),
-        'picture': tab.locator('img[src*="strip.jpg"]'),
+        'picture': tab.locator('img[src*="strip.webp"]'),
         'commands': tab.locator('pre', has_text='make study').first,
         'result': tab.get_by_text('on real radiographs:'),
     }

@@ -102,10 +102,11 @@ def options_of_commands():
     cxrlt = [Path(sys.executable).parent / 'cxrlt']
     env = os.environ | dict(COLUMNS='90')
     help_of = partial(subprocess.run, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    commands = re.findall(r'^    (\w+) ', help_of([*cxrlt, '--help']).stdout, re.M)
+    commands = re.findall(r'^    (\w+)(?: |$)', help_of([*cxrlt, '--help']).stdout, re.M)
     for name in commands:
         text = help_of([*cxrlt, name, '--help']).stdout
-        yield f'<details class="options"><summary>cxrlt {name} --help</summary>\n<pre>{html.escape(text)}</pre>\n</details>'
+        summary = f'<summary>cxrlt {name} --help</summary>'
+        yield f'<details class="options">{summary}\n\n<pre>{html.escape(text)}</pre>\n\n</details>\n'
 
 
 def add_options(cells):

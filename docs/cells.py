@@ -91,7 +91,11 @@ def fold_cells(cells, is_result):
 
 def import_lines(cells, module):
     "The import statements that a page does not show, after one of the public names of its own module"
-    hidden = [c for c in cells if c.cell_type == 'code' and re.search(r'#\| *(hide|exports?)\b', DIRECTIVES.match(c.source)[0])]
+    hidden = [
+        c
+        for c in cells
+        if c.cell_type == 'code' and re.search(r'#\| *(hide|exports?)\b', DIRECTIVES.match(c.source)[0])
+    ]
     nodes = [o for c in hidden for o in statements(c) if isinstance(o, (ast.Import, ast.ImportFrom))]
     lines = dict.fromkeys(ast.unparse(o) for o in nodes)
     names = import_module(f'cxrlt_nb.{module}').__all__ if module else []

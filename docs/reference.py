@@ -179,7 +179,14 @@ class Reference:
         "The part of that page about one module; nothing if it has no public name"
         page, lines = self.pages[module], list(summaries(import_module(f'cxrlt_nb.{module}')))
         rows = [f'| [`{name}`]({page}#{name}) | {line.replace("|", chr(92) + "|")} |' for name, line in lines]
-        head = [f'## [{module}]({page})', '', f'`from cxrlt_nb.{module} import …`', '', '| name | what it is |', '|---|---|']
+        head = [
+            f'## [{module}]({page})',
+            '',
+            f'`from cxrlt_nb.{module} import …`',
+            '',
+            '| name | what it is |',
+            '|---|---|',
+        ]
         return '\n'.join([*head, *rows]) if rows else ''
 
     def _collect_links(self):

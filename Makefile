@@ -123,7 +123,7 @@ docs: .venv/ready docs/node_modules/ready  ## Build the site into _site/ without
 	$(BIN)/python docs/build.py
 
 test-docs: docs  ## Open every page of the site in Chromium: desktop and phone, light and dark
-	$(BIN)/pytest tests/browse.py
+	$(BIN)/pytest tests/browse.py --numprocesses 2 --dist loadgroup
 
 docs/node_modules/ready: docs/package.json docs/package-lock.json
 	@command -v npm > /dev/null || { echo 'npm is missing: apt-get install npm, or install Node 18 or later' >&2; exit 1; }

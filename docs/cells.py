@@ -8,9 +8,12 @@ import base64
 import html
 import io
 import re
+import textwrap
 from collections import Counter
+from importlib import import_module
 
 import numpy as np
+from fastcore.basics import AttrDict
 from fastcore.nbio import mk_cell
 from nbdev.process import Processor
 
@@ -19,6 +22,7 @@ from nbdev.processors import FilterDefaults, add_links, exec_show_docs
 from PIL import Image
 from reference import names_of, page_of, rename_links, slug
 
+MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
@@ -65,13 +69,14 @@ def without_directives(cell):
 
 
 def fold_cells(cells, is_result):
-    "Fold tests and imports, and on a page of results all code; adjacent tests become one block"
+    "Fold tests and imports, and on a page of results all code; adjacent folded cells become one block"
     out, before = [], None
     for cell in cells:
         directives = DIRECTIVES.match(cell.source)[0] if cell.cell_type == 'code' else ''
         hidden = re.search(r'(hide|export|default_exp|exec_doc|echo: *false|include: *false)', directives)
         summary = summary_of(cell, is_result) if cell.cell_type == 'code' and cell.source and not hidden else None
-        if summary == before == 'Tests' and not out[-1].outputs:
+        plain = 'code-summary' in directives or not directives  # no caption that would be lost
+        if summary == before and summary in ('Tests', 'Code') and plain and not out[-1].outputs:
             out[-1].source += f'\n\n{without_directives(cell)}'
             out[-1].outputs = cell.outputs
             continue
@@ -82,6 +87,37 @@ def fold_cells(cells, is_result):
         out.append(cell)
         before = summary
     return out
+
+
+def import_lines(cells, module):
+    "The import statements that a page does not show, after one of the public names of its own module"
+    hidden = [
+        c
+        for c in cells
+        if c.cell_type == 'code' and re.search(r'#\| *(hide|exports?)\b', DIRECTIVES.match(c.source)[0])
+    ]
+    nodes = [o for c in hidden for o in statements(c) if isinstance(o, (ast.Import, ast.ImportFrom))]
+    lines = dict.fromkeys(ast.unparse(o) for o in nodes)
+    names = import_module(f'cxrlt_nb.{module}').__all__ if module else []
+    own = [f'from cxrlt_nb.{module} import {", ".join(names)}'] if names else []
+    return own + sorted(lines, key=lambda o: (o.startswith('from'), o))
+
+
+def wrapped(line):
+    "An import statement of several lines, if it is long"
+    if len(line) <= MAX_LINE:
+        return line
+    start, _, names = line.partition(' import ')
+    return f'{start} import (\n{textwrap.fill(names, MAX_LINE, initial_indent="    ", subsequent_indent="    ")},\n)'
+
+
+def add_imports(cells, module):
+    "Put the imports that a page hides, folded, above its first code: so what the page shows can be copied"
+    lines = import_lines(cells, module)
+    code = [n for n, c in enumerate(cells) if c.cell_type == 'code' and 'default_exp' not in c.source]
+    if lines and code:
+        text = FOLDED.format('Imports') + '\n'.join(map(wrapped, lines))
+        cells.insert(code[0], mk_cell(text, metadata=AttrDict()))
 
 
 # Links and entries

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
 REPOSITORY = 'https://github.com/cxrlt-nb/cxrlt_nb/blob/main'
 MAX_CONSTANT_LINES = 12
+FOR_YOUR_CODE = ('losses', 'augment', 'folds', 'metrics', 'intervals', 'predict', 'evaluate', 'data', 'learner')
 
 
 def notebooks():
@@ -75,15 +76,23 @@ def comment_above(line, source):
     return ' '.join(comment)
 
 
-def constant_entry(mod, name, line, source):
+def value_lines(mod, name, node, text):
+    "The value of a constant: as its module writes it where that is a literal, else as Python prints it"
+    written = ast.get_source_segment(text, node.value)
+    if isinstance(node.value, (ast.Dict, ast.List, ast.Tuple)) and len(written) > len('{}'):
+        return written.split('\n')
+    value = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False)
+    first, *rest = re.sub(r'<(?:function|ufunc) \'?(\w+)\'?(?: at 0x\w+)?>', r'\1', value).split('\n')
+    return [first, *(' ' * (len(name) + 3) + o for o in rest)]
+
+
+def constant_entry(mod, name, node, text):
     "The entry of a constant: its value and the `#:` comment above it"
-    comment = comment_above(line, source)
-    first, *rest = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False).split('\n')
-    shown = [first, *(' ' * (len(name) + 3) + o for o in rest[: MAX_CONSTANT_LINES - 1])]
-    if len(rest) >= MAX_CONSTANT_LINES:
-        shown.append('# …')
-    text = heading(name, mod.__file__, line, 3) + f'```python\n{name} = {chr(10).join(shown)}\n```'
-    return text + (f'\n\n*{comment}*' if comment else '')
+    comment = comment_above(node.lineno, text.split('\n'))
+    lines = value_lines(mod, name, node, text)
+    shown = lines[:MAX_CONSTANT_LINES] + ['# …'] * (len(lines) > MAX_CONSTANT_LINES)
+    entry = heading(name, mod.__file__, node.lineno, 3) + f'```python\n{name} = {chr(10).join(shown)}\n```'
+    return entry + (f'\n\n*{comment}*' if comment else '')
 
 
 def method_entries(mod, cls, node):
@@ -118,7 +127,7 @@ def module_entries(mod):
                 yield from method_entries(mod, obj, node)
         for name in assigned_names(node):
             if name in mod.__all__:
-                yield name, constant_entry(mod, name, node.lineno, text.split('\n'))
+                yield name, constant_entry(mod, name, node, text)
 
 
 def summaries(mod):
@@ -136,6 +145,7 @@ def assigned_names(node):
     if not isinstance(node, (ast.Assign, ast.AnnAssign)):
         return []
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    targets = [o for o in targets if not isinstance(o, ast.Subscript)]  # a new entry of a dict is not a new name
     return [o.id for target in targets for o in ast.walk(target) if isinstance(o, ast.Name)]
 
 
@@ -161,13 +171,23 @@ class Reference:
         self._collect_links()
 
     def index(self):
-        "The page that lists every public name, with one line each"
-        parts = []
-        for module, page in self.pages.items():
-            if lines := list(summaries(import_module(f'cxrlt_nb.{module}'))):
-                rows = [f'| [`{name}`]({page}#{name}) | {line.replace("|", chr(92) + "|")} |' for name, line in lines]
-                parts.append('\n'.join([f'## [{module}]({page})', '', '| name | what it is |', '|---|---|', *rows]))
-        return '\n\n'.join(parts)
+        "The page that lists every public name, with one line each: first what is of use in other projects"
+        rank = {module: (module not in FOR_YOUR_CODE, '.' in module) for module in self.pages}
+        return '\n\n'.join(filter(None, map(self.module_index, sorted(self.pages, key=rank.get))))
+
+    def module_index(self, module):
+        "The part of that page about one module; nothing if it has no public name"
+        page, lines = self.pages[module], list(summaries(import_module(f'cxrlt_nb.{module}')))
+        rows = [f'| [`{name}`]({page}#{name}) | {line.replace("|", chr(92) + "|")} |' for name, line in lines]
+        head = [
+            f'## [{module}]({page})',
+            '',
+            f'`from cxrlt_nb.{module} import …`',
+            '',
+            '| name | what it is |',
+            '|---|---|',
+        ]
+        return '\n'.join([*head, *rows]) if rows else ''
 
     def _collect_links(self):
         count = Counter(k for entries in self.entries.values() for k in entries)

@@ -60,5 +60,5 @@ def write_search(site, section_of, out):
     "Write the index as a script, which a page can load from a file system too, and replace smalldocs' search"
     index = json.dumps(list(entries(site, section_of)), ensure_ascii=False)
     (out / 'site_libs/search_index.js').write_text(f'window.searchIndex = {index};\n')
-    (out / 'search.json').write_text('[]')
+    (out / 'search.json').write_text('[]')  # smalldocs asks for it
     shutil.copy(Path(__file__).with_name('search.js'), out / 'site_libs/fuse/fuse.min.js')

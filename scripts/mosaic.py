@@ -66,14 +66,14 @@ def strip(images, gap=10):
 def main():
     xb, yb = make_batch()
     mosaic = dict((title, image) for title, image, _ in mixed_images(xb, yb))['Mosaic, resize']
-    strip([*xb, mosaic]).save(FOLDER / 'strip.jpg', quality=70, optimize=True)
+    strip([*xb, mosaic]).save(FOLDER / 'strip.webp', quality=55, method=6)
     figure = plt.figure(figsize=(7.2, 5.3), layout='constrained')
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.3])
     for ax, image, target in zip(top.subplots(1, 4), xb, yb):
         show(ax, image, target)
     for ax, (title, image, target) in zip(bottom.subplots(1, 5), mixed_images(xb, yb)):
         show(ax, image, target, title)
-    figure.savefig(FOLDER / 'mosaic.jpg', dpi=160, pil_kwargs=dict(quality=58, optimize=True))
+    figure.savefig(FOLDER / 'mosaic.webp', dpi=150, pil_kwargs=dict(quality=50, method=6))
 
 
 if __name__ == '__main__':

@@ -367,9 +367,10 @@ def _write_prediction_page(
 
     run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
     usual = {label: o['prevalence'] for label, o in (points or {}).items()}
-    intro = [f'Mean of {", ".join(o.name for o in args.runs)}.']
-    if maps:
-        intro.append(f'Heat maps are those of {args.runs[0].name}.')
+    names = [o.resolve().name for o in args.runs]
+    intro = [f'Predicted by the run {names[0]}.' if len(names) == 1 else f'Mean of the runs {", ".join(names)}.']
+    if maps and len(names) > 1:
+        intro.append(f'Heat maps are those of {names[0]}.')
     table = _image_table(args.images)
     table = table[table.image_id.isin(p.index)]
     with tempfile.TemporaryDirectory() as tmp:
@@ -526,7 +527,7 @@ def _compare(args: argparse.Namespace):
         print(args.out / 'comparison.csv')
 
 
-# %% ../nbs/08_cli.ipynb #7e01d76e
+# %% ../nbs/08_cli.ipynb #3af2b7c2
 def _transfer(args: argparse.Namespace):
     "Score runs on several data sets, print the table, and write it with its record"
     from cxrlt_nb.files import write_atomically

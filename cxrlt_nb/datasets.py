@@ -676,7 +676,7 @@ def read_source(
     return replace(table, labels=list(labels)) if labels else table
 
 
-# %% ../nbs/00b_datasets.ipynb #792fb86d
+# %% ../nbs/00b_datasets.ipynb #3058d2c8
 def _read_named(
     source: str,  # NAME:FOLDER, or NAME:FILE of a csv file; NAME is a key of `DATASETS`
 ) -> StudyTable:

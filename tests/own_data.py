@@ -49,7 +49,8 @@ DICOM = {
 
 def shell(command, folder):
     "Run a line of the page as a user would, in `folder`"
-    env = os.environ | dict(CXRLT_HOME=str(folder), OMP_NUM_THREADS='2', PYTHONWARNINGS='ignore')
+    threads = str(len(os.sched_getaffinity(0)))
+    env = os.environ | dict(CXRLT_HOME=str(folder), OMP_NUM_THREADS=threads, PYTHONWARNINGS='ignore')
     env['PATH'] = f'{BIN}:{env["PATH"]}'
     return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True)
 

@@ -150,7 +150,7 @@ def check_predictions(folder, labels):
     p = pd.read_csv(folder / 'predictions.csv', dtype=dict(image_id=str), index_col='image_id')
     decisions = pd.read_csv(folder / 'predictions.decisions.csv', dtype=dict(image_id=str), index_col='image_id')
     assert p.shape == decisions.shape == (n, len(labels)) and set(p) == set(labels)
-    assert set(decisions.stack().unique()) <= {0, 1}
+    assert set(decisions.stack().dropna().unique()) <= {0, 1}
     page = (folder / 'page.html').read_text()
     assert page.count('<article') == n and page.count(f'data-map="{labels[0]}"') == n
     said = json.loads((folder / 'predictions.json').read_text())

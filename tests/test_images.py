@@ -150,7 +150,7 @@ def test_images_of_vindr(drawn, tmp_path):
     ]
     pd.DataFrame(rows).to_csv(tmp_path / 'train.csv', index=False)
     for name, found in read_release('vindr', tmp_path).items():
-        assert abs(found - drawn[name]).mean() < 2  # the cache is JPEG
+        assert abs(found - drawn[name]).mean() < 3  # the cache is JPEG
 
 
 def test_one_bad_image_does_not_end_the_others(tmp_path):

@@ -94,7 +94,7 @@ def _named(
     return [o for name in names for o in plain if plain[o] == name]
 
 
-# %% ../nbs/06b_evaluate.ipynb #6c826a73
+# %% ../nbs/06b_evaluate.ipynb #d59a0491
 def _read_table(
     path: str | Path,  # A csv or parquet file
     texts: Sequence[str] = (),  # Columns that are text even if they look like numbers
@@ -114,7 +114,7 @@ def _read_table(
     return df.drop(columns=[o for o in df if o.startswith('Unnamed: ')])  # an index without a name
 
 
-# %% ../nbs/06b_evaluate.ipynb #7f00f56c
+# %% ../nbs/06b_evaluate.ipynb #cc8a79bc
 def _image_names(
     ids: pd.Series,  # Ids or paths of images
 ) -> pd.Series:

@@ -171,7 +171,7 @@ def _document(
     return f'{start}{body}<script>{_SCRIPT}</script></html>\n'
 
 
-# %% ../nbs/06d_page.ipynb #685d34df
+# %% ../nbs/06d_page.ipynb #5352af3f
 def _explain(
     decided: bool,  # Are there decisions?
     usual: bool,  # Is the share in the training data known?

@@ -392,7 +392,7 @@ def _headings(
     return frozenset(found - {''})
 
 
-# %% ../nbs/00a1_public.ipynb #6390a17f
+# %% ../nbs/00a1_public.ipynb #596a88cc
 def _read_reports(
     root: Path,  # See `_open_reports`
 ) -> pd.DataFrame:  # image_id, study_id, terms, path: one row per image; the index holds file and image

@@ -1,4 +1,4 @@
-"""`cxrlt train | sweep | predict | evaluate | transfer | compare | thresholds | weights | verify | submit`: the study as commands
+"""The study as commands: `cxrlt train`, `sweep`, `predict`, `evaluate`, `transfer`, `compare` and others
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 

@@ -51,11 +51,16 @@ def _trained_patients(
     runs: Sequence[AttrDict],  # From `open_model`
     source: str,  # Name of a data set
 ) -> set[str]:
-    "Patients of the training split of all runs that were trained on this data set"
+    "Patients of the training split of all runs that were trained on this data set; `ValueError` if it has moved"
     patients: set[str] = set()
     for run in runs:
         if run.record['data']['source'] == source:
-            df = run_table(run).df
+            try:
+                df = run_table(run).df
+            except (FileNotFoundError, ValueError) as e:
+                advice = 'start the command in the folder where the training was started'
+                text = f'the patients of {run.name} are not known, so they cannot be left out: {e}; {advice}'
+                raise ValueError(text) from None
             patients |= set(df.patient_id[df.split == 'train'])
     return patients
 

@@ -544,8 +544,11 @@ def _transfer(args: argparse.Namespace):
     for name, o in about['data sets'].items():
         print(f'{name}: {o["images"]:,} images; left out, patients that a run was trained on: {o["left_out"]:,} images')
     print(f'labels: {", ".join(about["labels"])}')
+    reasons: dict[str, list] = {}
     for label, reason in about['labels left out'].items():
-        print(f'left out: {label}: {reason}')
+        reasons.setdefault(reason, []).append(label)
+    for reason, labels in reasons.items():
+        print(f'left out, {reason}: {", ".join(labels)}')
     print(_format_transfer(table).to_string())
     print(args.out)
 

@@ -174,10 +174,12 @@ def _score_transfer(
     rows = []
     for name, (df, y) in targets.items():
         scores = _predict_set({short: o for o, short in run_names.items()}, df, list(y), tta, bs)
+        source, patients = sets[name].source, set(sets[name].df.patient_id)
+        own = {k: bool(patients & _trained_patients([run], source)) for k, run in runs.items()}
         for row in _score_set(y, {k: p.loc[y.index] for k, p in scores.items()}, df.patient_id, n):
-            data = runs[row['run']].record['data']
-            own = data['fingerprint'] == sets[name].record()['fingerprint']
-            rows.append(dict(run=row.pop('run'), trained_on=data['source'], data=name, own=own) | row)
+            run = row.pop('run')
+            trained_on = runs[run].record['data']['source']
+            rows.append(dict(run=run, trained_on=trained_on, data=name, own=own[run]) | row)
     about = {name: dict(images=len(df), left_out=seen[name]) for name, (df, _) in targets.items()}
     labels = list(next(iter(targets.values()))[1])
     record = {'runs': [_describe(o) for o in runs.values()], 'data sets': about, 'labels': labels}

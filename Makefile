@@ -46,6 +46,7 @@ test: .venv/ready  ## Run every notebook's tests, then pytest, two processes at 
 	$(BIN)/nbdev_test --n-workers 2
 	$(BIN)/pytest --numprocesses 2 --dist loadscope
 
+# make test-own-data ROOT=/data/ours/export.csv   the page on your images, which lie below the folder of that table
 test-own-data: .venv/ready  ## Run the page “Your own data in ten minutes” from its text, and train on incomplete labels
 	$(BIN)/pytest tests/own_data.py
 

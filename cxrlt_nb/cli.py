@@ -1,4 +1,4 @@
-"""`cxrlt train | sweep | predict | evaluate | compare | thresholds | weights | verify | submit`: the study as commands
+"""The study as commands: `cxrlt train`, `sweep`, `predict`, `evaluate`, `transfer`, `compare` and others
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/cli.html.md"""
 
@@ -336,7 +336,7 @@ def _decided(
     p: object,  # From `predict_images`
     points: dict | None,  # From `_points`
 ) -> tuple:  # Predictions, decisions or None; what was done, for the record
-    "Decide, calibrate and adjust as asked"
+    "Decide, calibrate and adjust as asked; a warning names the labels without a threshold"
     from cxrlt_nb.decisions import apply_points, points_table
 
     if points is None:
@@ -346,8 +346,11 @@ def _decided(
     prevalence = read_json(Path(given)) if given not in (None, 'estimate') else given
     p, decisions, used = apply_points(p, points, rule, args.calibrate == 'validation', prevalence)
     cut = {} if rule is None else points_table(points, rule).threshold.astype(object)
-    done = dict(calibrated=args.calibrate or False, rule=rule, prevalence=used)
-    return p, decisions, done | dict(thresholds={k: None if v != v else v for k, v in cut.items()})
+    cut = {k: None if v != v else v for k, v in cut.items()}
+    if few := [k for k, v in cut.items() if v is None]:
+        text = 'too few patients with it among the validation images; its decisions are empty'
+        warnings.warn(f'no threshold for {", ".join(few)}: {text}', stacklevel=2)
+    return p, decisions, dict(calibrated=args.calibrate or False, rule=rule, prevalence=used, thresholds=cut)
 
 
 # %% ../nbs/08_cli.ipynb #3769537d
@@ -364,9 +367,10 @@ def _write_prediction_page(
 
     run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
     usual = {label: o['prevalence'] for label, o in (points or {}).items()}
-    intro = [f'Mean of {", ".join(o.name for o in args.runs)}.']
-    if maps:
-        intro.append(f'Heat maps are those of {args.runs[0].name}.')
+    names = [o.resolve().name for o in args.runs]
+    intro = [f'Predicted by the run {names[0]}.' if len(names) == 1 else f'Mean of the runs {", ".join(names)}.']
+    if maps and len(names) > 1:
+        intro.append(f'Heat maps are those of {names[0]}.')
     table = _image_table(args.images)
     table = table[table.image_id.isin(p.index)]
     with tempfile.TemporaryDirectory() as tmp:
@@ -523,6 +527,32 @@ def _compare(args: argparse.Namespace):
         print(args.out / 'comparison.csv')
 
 
+# %% ../nbs/08_cli.ipynb #3af2b7c2
+def _transfer(args: argparse.Namespace):
+    "Score runs on several data sets, print the table, and write it with its record"
+    from cxrlt_nb.files import write_atomically
+    from cxrlt_nb.runs import environment
+    from cxrlt_nb.transfer import _format_transfer, _score_transfer
+
+    if args.out.suffix != '.csv':
+        args.parser.error(f'--out is {str(args.out)!r}; it must end in .csv')
+    _prepare(args.out.parent)
+    table, about = _score_transfer(args.runs, args.on, not args.no_tta, args.n, args.bs)
+    with write_atomically(args.out) as tmp:
+        table.to_csv(tmp, index=False)
+    write_json(args.out.with_suffix('.json'), about | dict(environment=environment()))
+    for name, o in about['data sets'].items():
+        print(f'{name}: {o["images"]:,} images; left out, patients that a run was trained on: {o["left_out"]:,} images')
+    print(f'labels: {", ".join(about["labels"])}')
+    reasons: dict[str, list] = {}
+    for label, reason in about['labels left out'].items():
+        reasons.setdefault(reason, []).append(label)
+    for reason, labels in reasons.items():
+        print(f'left out, {reason}: {", ".join(labels)}')
+    print(_format_transfer(table).to_string())
+    print(args.out)
+
+
 # %% ../nbs/08_cli.ipynb #14759e79
 def _threshold(
     text: str,  # A number, a json file of numbers by finding, or one of cxrlt thresholds, FILE:RULE
@@ -647,6 +677,7 @@ def _path(
 _RUNS = _path('runs', 'folder of a finished run', nargs='+', metavar='RUN')
 _ROOT = _path('--root', 'folder of the release; by default where the run found it')
 _REPLICATES = _option('--n', 'bootstrap replicates [1000]', type=int, default=1000)
+_BATCH = _option('--bs', 'images per batch [64]', type=int, default=64)
 
 
 # %% ../nbs/08_cli.ipynb #4cbf80db
@@ -655,7 +686,7 @@ def _add_predict(
 ):
     "Add `cxrlt predict`"
     text = 'predict images with the mean of finished runs'
-    images = _path('images', 'folder of images, one image, or csv with image_id or dicom_id, and path')
+    images = _path('images', 'folder of images, one image, a csv file, or a data set as NAME:FOLDER')
     options = [
         _option('--no-tta', 'do not average each image and its mirror', action='store_true'),
         _option('--how', 'mean over runs: prob, logit or rank [prob]', default='prob'),
@@ -677,7 +708,7 @@ def _add_predict(
         _option('--dicom', 'view: as a viewer shows it; mimic: as in MIMIC-CXR-JPG [view]', default='view'),
         _option('--any-modality', 'read DICOM files that are not declared as radiographs', action='store_true'),
         _path('--cache', 'folder that keeps the small images'),
-        _option('--bs', 'images per batch [64]', type=int, default=64),
+        _BATCH,
     ]
     _add(
         commands, 'predict', _predict, text, _RUNS, images, _path('out', 'where to write, a .parquet or .csv'), *options
@@ -691,7 +722,7 @@ def _add_evaluate(
     "Add `cxrlt evaluate`"
     text = 'score the predictions of any model: tables with intervals, subgroups, and one page'
     predictions = _path('predictions', 'csv or parquet: one row per image, a column of ids, one column per finding')
-    sources = 'nih, nih-experts:FILE, cxrlt:FOLDER, nih:FOLDER, or a csv with ids and 0/1 columns'
+    sources = 'a data set as NAME:FOLDER, nih, nih-experts:FILE, or a csv with ids and 0/1 columns'
     options = [
         _option('--labels', sources, required=True, metavar='SOURCE'),
         _option('--patients', 'column of the patients in the labels [found by its name]', metavar='COLUMN'),
@@ -730,6 +761,14 @@ def _add_others(
     runs = _path('runs', 'folders of finished runs; all are compared with the first', nargs='+', metavar='RUN')
     table = _path('--out', 'folder for comparison.csv')
     _add(commands, 'compare', _compare, text, runs, _ROOT, _REPLICATES, table)
+
+    text = 'score runs on several data sets, over the labels that all have, with intervals over patients'
+    on = _option(
+        '--on', 'a data set; may be given several times', action='append', required=True, metavar='NAME:FOLDER'
+    )
+    file = _path('--out', 'table of scores, a .csv', required=True, metavar='FILE')
+    single = _option('--no-tta', 'do not average each image and its mirror', action='store_true')
+    _add(commands, 'transfer', _transfer, text, _RUNS, on, file, _REPLICATES, single, _BATCH)
 
     text = 'thresholds and calibration of runs, learned on their validation images, as json'
     out = _path('out', 'where to write')

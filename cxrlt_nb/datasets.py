@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import unicodedata
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -338,6 +339,13 @@ def _find_usual(
 _SUFFIXES = {suffix for suffixes in IMAGE_KINDS.values() for suffix in suffixes}
 
 
+def _one_form(
+    name: str,  # e.g. "Müller.png", where ü may be one character or two
+) -> str:
+    "A name with each accent in one character"
+    return unicodedata.normalize('NFC', name)
+
+
 def _find_images(
     images: pd.Series,  # The column of images; its index holds file and row
     root: Path,  # The folder of the table
@@ -345,15 +353,17 @@ def _find_images(
     "The path of each image; `FileNotFoundError` names file, row and column"
     names = images.fillna('').str.strip().str.removeprefix(f'{root}/').str.removeprefix('./')
     is_path = names.str.lower().str.endswith(tuple(_SUFFIXES)) & os.path.isfile(root / names.iloc[0])
+    is_path &= names.map(lambda o: o.isascii() or os.path.isfile(root / o))
     if is_path.all():
         return names
     files: dict[str, set] = {}
     for file in (o.relative_to(root) for o in root.rglob('*') if o.suffix.lower() in _SUFFIXES):
         for name in {file.as_posix(), file.with_suffix('').as_posix(), file.name, file.stem}:
-            files.setdefault(name, set()).add(file.as_posix())
+            files.setdefault(_one_form(name), set()).add(file.as_posix())
     found = names.copy()
     for (file, row), name in names[~is_path].items():
-        keys = (name, PurePosixPath(name).name, PurePosixPath(name).stem)
+        plain = PurePosixPath(_one_form(name))
+        keys = (_one_form(name), plain.name, plain.stem)
         match = next((files[o] for o in keys if o in files), set())
         if len(match) != 1:
             what = (
@@ -664,3 +674,13 @@ def read_source(
         raise ValueError(f'{data}: {e}') from None
     table = _check_leaks(table, allow_leaks)
     return replace(table, labels=list(labels)) if labels else table
+
+
+# %% ../nbs/00b_datasets.ipynb #3058d2c8
+def _read_named(
+    source: str,  # NAME:FOLDER, or NAME:FILE of a csv file; NAME is a key of `DATASETS`
+) -> StudyTable:
+    "Read a data set that is predicted or scored; what is uncertain there counts as unknown"
+    data, _, root = source.partition(':')
+    takes = inspect.signature(_find_reader(data)).parameters
+    return read_source(data, root or None, uncertain='ignore' if 'uncertain' in takes else '')

@@ -223,13 +223,14 @@ def points_table(
     points: Mapping,  # From `operating_points`
     rule: str = 'f1',  # Name of a rule
 ) -> pd.DataFrame:  # By label: positives, threshold, low, high, sensitivity, specificity, precision; NaN if too few
-    "The thresholds of one rule; `ValueError` if the points do not have it"
+    "The thresholds of one rule; `ValueError` if other rules were learned, but not this one"
     name = _rule(rule)[0]
     known = dict.fromkeys(o for of in points.values() for o in of['rules'])
-    if name not in known:
-        raise ValueError(f'these operating points have no rule {name!r}; they have {", ".join(known) or "none"}')
+    if known and name not in known:
+        raise ValueError(f'these operating points have no rule {name!r}; they have {", ".join(known)}')
     rows = {label: dict(positives=of['positives'], **of['rules'].get(name, {})) for label, of in points.items()}
-    return pd.DataFrame(rows).T.rename_axis('label')
+    columns = ['positives', 'threshold', 'low', 'high', 'sensitivity', 'specificity', 'precision']
+    return pd.DataFrame(rows).T.reindex(columns=columns).rename_axis('label')
 
 
 # %% ../nbs/06c_decisions.ipynb #9c62fe34

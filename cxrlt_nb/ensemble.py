@@ -174,21 +174,21 @@ def out_of_fold(
 # %% ../nbs/06_ensemble.ipynb #078ca3bd
 def blend_weights(
     oof_frames,  # Out-of-fold predictions of several models: a dict by name, or a list
-    y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
+    y_true: pd.DataFrame,  # Targets 0/1 or NaN (unknown), indexed by image id, one column per label
     how: str = 'prob',  # Kind of mean, see `mean_ensemble`
 ) -> pd.Series:  # Weight of each model; their sum is 1
     "Weights with the highest out-of-fold mAP, never below that of equal weights; deterministic"
     frames = _align(oof_frames, y_true)
-    y = check_scores(y_true, next(iter(frames.values())))[0].astype(bool)
-    positive, n = y.any(0), len(frames)
-    if not positive.any():
+    y, n = check_scores(y_true, next(iter(frames.values())), unknown=True)[0].T, len(frames)
+    labels = [(k, o >= 0) for k, o in enumerate(y) if (o == 1).any()]  # with the images whose answer is known
+    if not labels:
         raise ValueError('weights cannot be learned: no label has a positive image')
     x = _transform(frames, how).astype('float32')
 
     def loss(z):
         "Minus the mAP of the blend with weights softmax(z)"
-        blend = np.tensordot(softmax(z).astype('float32'), x, 1)
-        return -np.mean([average_precision(t, s) for t, s in zip(y.T[positive], blend.T[positive])])
+        blend = np.tensordot(softmax(z).astype('float32'), x, 1).T
+        return -np.mean([average_precision(y[k][known], blend[k][known]) for k, known in labels])
 
     z = np.zeros(n)
     if n > 1:
@@ -211,7 +211,7 @@ def _of_images(values, images, what) -> pd.Series:
 
 def nested_blend(
     oof_frames,  # Out-of-fold predictions of several models: a dict by name, or a list
-    y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
+    y_true: pd.DataFrame,  # Targets 0/1 or NaN (unknown), indexed by image id, one column per label
     patient_id: pd.Series,  # Patient of each image, indexed by image id
     how: str = 'prob',  # Kind of mean, see `mean_ensemble`
     n_splits: int = 5,  # Parts of the patients
@@ -266,7 +266,7 @@ def study_mean(
 
 # %% ../nbs/06_ensemble.ipynb #1d8e2471
 def ladder(
-    y_true: pd.DataFrame,  # Targets 0/1, indexed by image id, one column per label
+    y_true: pd.DataFrame,  # Targets 0/1 or NaN (unknown), indexed by image id, one column per label
     steps: dict,  # Prediction of each step by name, in order
     patient_id,  # Patient of each row of `y_true`; a Series is matched by its index
     n: int = 1000,  # Replicates

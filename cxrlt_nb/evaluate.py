@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import AttrDict
 
-from .datasets import DATASETS, read_source
+from .datasets import _USUAL, DATASETS, _plain_name, _read_named
 from .files import write_atomically, write_json
 from .folds import align_rows
 from cxrlt_nb.intervals import (
@@ -77,13 +77,24 @@ def _suggest(
 
 
 # %% ../nbs/06b_evaluate.ipynb #79eaca4d
-_ID_COLUMNS = ['image_id', 'dicom_id', 'Image Index', 'Image ID', 'image', 'filename', 'path', 'id']
-_PATIENT_COLUMNS = ['patient_id', 'subject_id', 'Patient ID']
-#: Columns that are neither ids nor findings.
-_OTHER_COLUMNS = ['study_id', 'path', 'fpath', 'split', 'fold', 'view', 'sex', 'age', 'width', 'height']
-_FOLDER_OR_EXTENSION = re.compile(r'^.*[/\\]|\.(?:png|jpe?g|dcm|dicom|tiff?|bmp|webp)$', re.I)
+_ID_NAMES = ['image_id', 'dicom_id', 'image_index', *_USUAL['path'], 'id']
+_PATIENT_NAMES = list(_USUAL['patient_id'])
+#: Names of columns that are neither ids nor findings.
+_OTHER_NAMES = [o for names in _USUAL.values() for o in names] + ['fpath', 'fold', 'width', 'height']
+_EXTENSION = re.compile(r'\.(?:png|jpe?g|dcm|dicom|tiff?|bmp|webp)$', re.I)
+_FOLDER = re.compile(r'^.*[/\\]')
 
 
+def _named(
+    columns: Iterable,  # Columns of a file
+    names: Sequence[str],  # Names as in `_USUAL`
+) -> list:  # The columns that have one of the names, in the order of the names
+    "Find columns by their names in any case, with blanks, hyphens or underscores"
+    plain = {o: _plain_name(str(o)) for o in columns}
+    return [o for name in names for o in plain if plain[o] == name]
+
+
+# %% ../nbs/06b_evaluate.ipynb #d59a0491
 def _read_table(
     path: str | Path,  # A csv or parquet file
     texts: Sequence[str] = (),  # Columns that are text even if they look like numbers
@@ -96,27 +107,38 @@ def _read_table(
         df = pd.read_parquet(path)
         return df if df.index.name is None else df.reset_index()
     try:
-        df = pd.read_csv(path, dtype=dict.fromkeys([*_ID_COLUMNS, *_PATIENT_COLUMNS, *texts], 'str'), low_memory=False)
+        ids = _named(pd.read_csv(path, nrows=0), [*_ID_NAMES, *_PATIENT_NAMES])
+        df = pd.read_csv(path, dtype=dict.fromkeys([*ids, *texts], 'str'), low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise ValueError(f'{path.name} is not a csv file with a header: {e}') from None
     return df.drop(columns=[o for o in df if o.startswith('Unnamed: ')])  # an index without a name
+
+
+# %% ../nbs/06b_evaluate.ipynb #cc8a79bc
+def _image_names(
+    ids: pd.Series,  # Ids or paths of images
+) -> pd.Series:
+    "Ids without folder and extension; with their folders if two images would have one name"
+    paths = ids.astype('str').str.strip().str.replace(_EXTENSION, '', regex=True)
+    names = paths.str.replace(_FOLDER, '', regex=True)
+    return names if names.is_unique else paths
 
 
 # %% ../nbs/06b_evaluate.ipynb #3a9e93a3
 def _index_by_image(
     df: pd.DataFrame,  # From `_read_table`
     where: str,  # Name of the file, for messages
-    image_id: str | None = None,  # Column of the ids; by default the first of `_ID_COLUMNS`
+    image_id: str | None = None,  # Column of the ids; by default the first of `_ID_NAMES`
 ) -> pd.DataFrame:  # Indexed by image id
     "Use the column of image ids as index; `ValueError` if there is none, or if it names an image twice or not at all"
-    column = image_id or next((o for o in _ID_COLUMNS if o in df), None)
+    column = image_id or next(iter(_named(df, _ID_NAMES)), None)
     if column not in df:
-        what = f'no column {column!r}' if column else f'no column of image ids, such as {_ID_COLUMNS[0]!r}'
+        what = f'no column {column!r}' if column else f'no column of image ids, such as {_ID_NAMES[0]!r}'
         raise ValueError(f'{where}: {what}; found {", ".join(map(str, df))}{_suggest(column, df)}')
     empty = df[column].isna().to_numpy()
     if empty.any():
         raise ValueError(f'{where}, row {empty.argmax() + 2}, column {column!r}: the image id is missing')
-    ids = df[column].astype('str').str.strip().str.replace(_FOLDER_OR_EXTENSION, '', regex=True)
+    ids = _image_names(df[column])
     twice = ids[ids.duplicated()]
     if len(twice):
         raise ValueError(
@@ -190,7 +212,7 @@ def read_prediction_file(
     where = Path(path).name
     df = _index_by_image(_read_table(path, [image_id] if image_id else []), where, image_id)
     given = _read_map(mapping, df)
-    ignored = [o for o in (*_OTHER_COLUMNS, *_PATIENT_COLUMNS, *_ID_COLUMNS) if o in df and o not in given]
+    ignored = [o for o in _named(df, [*_OTHER_NAMES, *_ID_NAMES]) if o not in given]
     df = _rename_columns(df.drop(columns=ignored), given, where)
     if df.empty:
         raise ValueError(f'{where} has no predictions; it needs one row per image and one column per finding')
@@ -229,12 +251,12 @@ def _read_label_file(
     "Read ids and 0/1 columns; `ValueError` if there are none"
     where = Path(path).name
     df = _index_by_image(_read_table(path, [patients] if patients else []), where)
-    patients = patients or next((o for o in _PATIENT_COLUMNS if o in df), None)
+    patients = patients or next(iter(_named(df, _PATIENT_NAMES)), None)
     if patients and patients not in df:
         raise ValueError(f'{where}: no column {patients!r} of patients{_suggest(patients, df)}; found {", ".join(df)}')
     if patients and df[patients].isna().any():
         raise ValueError(f'{where}, image {df.index[df[patients].isna()][0]!r}: the patient is missing')
-    others = [o for o in (*_OTHER_COLUMNS, patients) if o in df]
+    others = [*_named(df, _OTHER_NAMES), patients]
     found = {o: _as_targets(df[o]) for o in df if o not in others}
     y = pd.DataFrame({k: v for k, v in found.items() if v is not None}, df.index)
     if y.empty:
@@ -256,7 +278,7 @@ def _read_experts(
         df = DATASETS['nih'](None).df
     except FileNotFoundError:  # torchxrayvision is not installed
         return labels
-    df = df.set_axis(df.image_id.str.replace(_FOLDER_OR_EXTENSION, '', regex=True))
+    df = df.set_axis(_image_names(df.image_id))
     labels.about = df[['view', 'sex', 'age']].reindex(labels.y.index)
     return labels
 
@@ -269,8 +291,8 @@ def _read_dataset(
     "The labels of a whole release; `ValueError` or `FileNotFoundError` if it cannot be read"
     if not root and data != 'nih':
         raise ValueError(f'labels {data!r} need the folder of the release: {data}:FOLDER')
-    table = read_source(data, root or None)
-    df = table.df.set_axis(pd.Index(table.df.image_id.str.replace(_FOLDER_OR_EXTENSION, '', regex=True)))
+    table = _read_named(f'{data}:{root}')
+    df = table.df.set_axis(pd.Index(_image_names(table.df.image_id)))
     patients = patients or 'patient_id'
     if patients not in df:
         raise ValueError(f'{data} has no column {patients!r} of patients; leave it out to use patient_id')
@@ -280,7 +302,7 @@ def _read_dataset(
 
 # %% ../nbs/06b_evaluate.ipynb #d8e94e6a
 def read_labels(
-    source: str | Path,  # nih, nih:FOLDER, cxrlt:FOLDER, phantom:FOLDER, nih-experts:FILE, or a csv or parquet file
+    source: str | Path,  # nih, NAME:FOLDER of a data set, nih-experts:FILE, or a csv or parquet file
     patients: str | None = None,  # Column of the patients; found by its name if None
 ) -> AttrDict:  # y `(N,C)` 1, 0 or NaN; uncertain `(N,C)`; patient_id or None; about; source; credentialed; whole
     "Read known labels, indexed by image id; `FileNotFoundError` or `ValueError` names what is wrong"

@@ -218,7 +218,17 @@ def _read_dicom(
 # %% ../nbs/00a_images.ipynb #b8036bf9
 #: Values of Modality that are read; others only if asked for.
 _RADIOGRAPHS = ('CR', 'DX', 'DR', 'RG')
+#: The modality of a file that states none, by its SOP class.
+_CLASSES = {'1.2.840.10008.5.1.4.1.1.1': 'CR', '1.2.840.10008.5.1.4.1.1.1.1': 'DX'}
 _NUMBERS = ('Rows', 'Columns', 'BitsAllocated', 'BitsStored', 'PixelRepresentation')
+
+
+def _modality(
+    ds: 'Dataset',  # From `_read_dicom`
+) -> str | None:  # e.g. "DX"
+    "The modality that a file states, or else that of its SOP class"
+    found = ds.get('SOPClassUID') or ds.file_meta.get('MediaStorageSOPClassUID')
+    return ds.get('Modality') or _CLASSES.get(found)
 
 
 def _check_dicom(
@@ -239,7 +249,7 @@ def _check_dicom(
     _check_pixels(ds.Columns, ds.Rows)
     if any_modality:
         return
-    if (modality := ds.get('Modality')) not in _RADIOGRAPHS:
+    if (modality := _modality(ds)) not in _RADIOGRAPHS:
         shown = modality if re.fullmatch('[A-Z]{2,3}', str(modality)) else 'unknown'  # It may be anything
         raise _Refused(
             f'of modality {shown}, not a radiograph ({", ".join(_RADIOGRAPHS)}); any_modality reads it all the same'

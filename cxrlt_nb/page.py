@@ -97,14 +97,18 @@ def _card(
 
 
 # %% ../nbs/06d_page.ipynb #c3d9ddf5
+_SHOWN = 8  # Findings of an image; the others if they are present, or asked for
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem; }
 form { position: sticky; top: 0; z-index: 1; background: Canvas; padding: .6rem 0; }
-form { display: flex; gap: 1rem; flex-wrap: wrap; }
+form { display: flex; gap: .4rem 1rem; flex-wrap: wrap; }
+select { font: inherit; font-size: .9rem; }
+h1 { font-size: 1.6rem; margin: .6rem 0; }
+body > p { margin: .3rem 0; max-width: 60rem; }
 main { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
 article { border: 1px solid GrayText; border-radius: 6px; padding: .7rem; min-width: 0; }
-main:not(.all) tbody tr:not(.present):nth-child(n+9) { display: none; }
+main:not(.all) tbody tr:not(.present):nth-child(n+FIRST_HIDDEN) { display: none; }
 h2 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 .picture { position: relative; aspect-ratio: 1; background: #000; }
 .picture img { position: absolute; inset: 0; width: 100%; height: 100%; }
@@ -114,16 +118,18 @@ th, td { text-align: right; padding: .15rem .3rem; border-bottom: 1px solid; }
 th, td { border-color: color-mix(in srgb, GrayText 40%, transparent); }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 .present td { font-weight: 600; }
-"""
+""".replace('FIRST_HIDDEN', str(_SHOWN + 1))
 
 # %% ../nbs/06d_page.ipynb #bd652325
 _SCRIPT = """
 const [sort, map, all] = ['sort', 'map', 'all'].map((id) => document.getElementById(id));
 const main = document.querySelector('main');
+const files = [...main.children];
 const chosen = (o) => (sort.value === 'any' ? Object.values(o.dataset) : [o.dataset['p' + sort.value]]);
 const value = (o) => Math.max(...chosen(o).map(Number));
-sort.onchange = () => main.append(...[...main.children].sort((a, b) => value(b) - value(a)));
-all.onchange = () => main.classList.toggle('all', all.checked);
+const sorted = () => (sort.value === 'file' ? files : [...files].sort((a, b) => value(b) - value(a)));
+sort.onchange = () => main.append(...sorted());
+all?.addEventListener('change', () => main.classList.toggle('all', all.checked));
 const show = (o) => { o.style.display = o.dataset.map === map.value ? 'block' : 'none'; };
 map?.addEventListener('change', () => document.querySelectorAll('.map').forEach(show));
 """
@@ -148,10 +154,11 @@ def _document(
     maps: list[str],  # Findings with heat maps
 ) -> str:
     "The whole page"
-    menus = [_menu('sort', 'Sort by', {'any': 'any finding'} | dict(enumerate(labels)))]
+    menus = [_menu('sort', 'Sort by', {'file': 'file name', 'any': 'any finding'} | dict(enumerate(labels)))]
     if maps:
         menus.append(_menu('map', 'Heat map', {'': 'none'} | {o: o for o in maps}))
-    menus.append(ft('label', ft('input', type='checkbox', id='all'), ' all findings'))
+    if len(labels) > _SHOWN:
+        menus.append(ft('label', ft('input', type='checkbox', id='all'), ' all findings'))
     head = ft(
         'head',
         ft('meta', charset='utf-8'),
@@ -162,6 +169,26 @@ def _document(
     body = to_xml(ft('body', *parts))
     start = f'<!doctype html>\n<html lang="en">{to_xml(head)}<style>{_STYLE}</style>'
     return f'{start}{body}<script>{_SCRIPT}</script></html>\n'
+
+
+# %% ../nbs/06d_page.ipynb #5352af3f
+def _explain(
+    decided: bool,  # Are there decisions?
+    usual: bool,  # Is the share in the training data known?
+    maps: bool,  # Are there heat maps?
+) -> list[str]:
+    "What the columns and colours mean"
+    said = []
+    if decided:
+        said.append('“Present” is yes if the probability reaches the threshold of the finding; – means no threshold.')
+    if usual:
+        said.append('“Usual” is the share of the images that thresholds were learned from that has the finding.')
+    if maps:
+        said.append(
+            'A heat map shows where the score of a finding comes from. Each is scaled to its own maximum, '
+            'also if the finding is improbable.'
+        )
+    return [*said, 'Not a medical device. The images are part of this file: treat it as you treat them.']
 
 
 # %% ../nbs/06d_page.ipynb #41fc3e97
@@ -185,8 +212,7 @@ def write_page(
         )
         of_image = {label: o[k] for label, o in layers.items()}
         cards.append(_card(str(name), pictures[k], of_image, _rows(values, decided, chance), values))
-    usual = '“Usual” is the share of the training data that has the finding.'
-    warning = 'Not a medical device. The images are part of this file: treat it as you treat them.'
-    page = _document(f'Predictions for {len(p):,} images', [*intro, usual, warning], cards, list(p), list(maps))
+    said = [*intro, *_explain(decisions is not None, bool(chance), len(maps) > 0)]
+    page = _document(f'Predictions for {len(p):,} images', said, cards, list(p), list(maps))
     with write_atomically(file) as tmp:
         tmp.write_text(page, encoding='utf-8')

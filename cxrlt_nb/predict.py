@@ -21,7 +21,7 @@ from fastcore.basics import AttrDict
 
 from .cache import ImageCache, _Unreadable, build_cache, cache_folder
 from .config import load_plugins
-from .datasets import read_source
+from .datasets import DATASETS, _find_images, _find_usual, _read_named, _read_rows, read_source
 from .ensemble import MEANS, mean_ensemble
 from .files import home
 from .images import IMAGE_KINDS, find_images
@@ -68,14 +68,28 @@ def posterior(
 
 
 # %% ../nbs/06a_predict.ipynb #6c74acd7
+def _read_rows_of_images(
+    file: Path,  # A csv or parquet file
+) -> pd.DataFrame:  # image_id and path
+    "The images that a table names; `ValueError` or `FileNotFoundError` names what is missing"
+    df = _read_rows(file).rename(columns=dict(dicom_id='image_id', fpath='path'))
+    if {'image_id', 'path'} <= set(df):
+        return df.assign(path=[str(file.parent / o) for o in df.path])
+    column = next(name for name, usual in _find_usual(list(df), {}, file.name).items() if usual == 'path')
+    found = _find_images(df[column], file.parent)
+    return pd.DataFrame(dict(image_id=found, path=[str(file.parent / o) for o in found]))
+
+
 def _read_images(
-    path: Path,  # A csv file, an image, or a folder
+    source: str | Path,  # A data set, NAME:FOLDER; or a csv or parquet file, an image, or a folder
 ) -> pd.DataFrame | list[Path]:  # Its rows, or its images
-    "The images of a csv file or of a folder, or one image"
+    "The images of a data set, a table or a folder, or one image"
+    if str(source).partition(':')[0] in DATASETS and not Path(source).exists():
+        return _read_named(str(source)).df
+    path = Path(source)
+    if path.suffix.lower() in ('.csv', '.parquet') and path.is_file():
+        return _read_rows_of_images(path)
     found, others = find_images(path)
-    if not found and path.is_file():
-        df = pd.read_csv(path, dtype='str').rename(columns=dict(dicom_id='image_id', fpath='path'))
-        return df.assign(path=[str(path.parent / o) for o in df.path]) if 'path' in df else df
     if others:
         first = ', '.join(o.relative_to(path).as_posix() for o in others[:5])
         warnings.warn(f'{path}: {len(others)} files are no images and are left out: {first}', stacklevel=4)
@@ -91,11 +105,11 @@ def _image_id(
 
 
 def _image_table(
-    images,  # A frame with image_id and path, files, a folder, one image, or a csv file
+    images,  # A frame with image_id and path, files, a folder, one image, a csv file, or NAME:FOLDER of a data set
 ) -> pd.DataFrame:  # image_id and path of each image
     "The images to predict; `ValueError` if there is none, or if two have the same id"
     if isinstance(images, (str, Path)):
-        images = _read_images(Path(images))
+        images = _read_images(images)
     if isinstance(images, (np.ndarray, torch.Tensor)):
         raise ValueError('images are given as files, not as pixels; for tensors, call `open_model(run).model`')
     if not isinstance(images, pd.DataFrame):
@@ -107,7 +121,7 @@ def _image_table(
         raise ValueError(f'no image is given; give one or more files: {", ".join(IMAGE_KINDS)}')
     if (twice := images.image_id.duplicated(keep=False)).any():
         name, paths = images.image_id[twice].iloc[0], images.path[twice].tolist()[:2]
-        raise ValueError(f'{paths} have the same image id {name!r}; give a table with one id per image')
+        raise ValueError(f'{paths} have the same image id {name!r}; give a csv file with the columns image_id and path')
     return images[['image_id', 'path']].reset_index(drop=True)
 
 
@@ -142,7 +156,7 @@ def _small_images(
 # %% ../nbs/06a_predict.ipynb #01c3ccc0
 def predict_images(
     runs: str | Path | Iterable[str | Path],  # Folder of a finished run, or of several
-    images,  # A frame with image_id and path, files, a folder, one image, or a csv file
+    images,  # A frame with image_id and path, files, a folder, one image, a csv file, or NAME:FOLDER of a data set
     tta: bool = True,  # Average image and mirror?
     how: str = 'prob',  # Mean over runs: "prob" (the paper), "logit" or "rank"
     tta_how: str = 'prob',  # Mean of image and mirror, likewise

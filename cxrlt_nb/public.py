@@ -11,7 +11,7 @@ __all__ = ['LABEL_MAP']
 import ast
 import tarfile
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -382,39 +382,66 @@ def _open_reports(
 
 
 def _headings(
-    report: ET.Element,  # A report
-) -> frozenset[str]:  # e.g. "Aorta", "Aorta/tortuous" for "Aorta/tortuous/mild"
-    "The headings that were coded by hand, alone and with each word that follows"
+    coded: Iterable[str],  # Headings as they are written, e.g. "Aorta/tortuous/mild"
+) -> frozenset[str]:  # e.g. "Aorta", "Aorta/tortuous", "Aorta/mild"
+    "Headings alone, and with each word that follows"
     found = set()
-    for node in report.iter('major'):
-        heading, *words = (' '.join(o.split()) for o in (node.text or '').split('/'))
+    for text in coded:
+        heading, *words = (' '.join(o.split()) for o in text.split('/'))
         found |= {heading, *(f'{heading}/{o}' for o in words)}
     return frozenset(found - {''})
 
 
-# %% ../nbs/00a1_public.ipynb #69bff2ae
-def _read_openi(
-    root: str | Path,  # Folder with `NLMCXR_reports.tgz` or `ecgen-radiology/`, and `NLMCXR_png/`
-    seed: int = 0,  # Seed of the split
-) -> StudyTable:
-    "Read OpenI (Demner-Fushman et al., JAMIA 2016); `FileNotFoundError` or `ValueError` names the file"
-    root = Path(root).expanduser().resolve()
+# %% ../nbs/00a1_public.ipynb #596a88cc
+def _read_reports(
+    root: Path,  # See `_open_reports`
+) -> pd.DataFrame:  # image_id, study_id, terms, path: one row per image; the index holds file and image
+    "Images and headings of OpenI as the National Library of Medicine releases it"
     rows, index = [], []
+    folder = 'NLMCXR_png/' if (root / 'NLMCXR_png').is_dir() else ''
     for name, report in _open_reports(root):
-        uid = report.find('uId')
+        uid, terms = report.find('uId'), _headings(o.text or '' for o in report.iter('major'))
         for k, image in enumerate(report.iter('parentImage'), 1):
-            rows.append([image.get('id'), None if uid is None else uid.get('id'), _headings(report)])
+            rows.append([image.get('id'), None if uid is None else uid.get('id'), terms])
             index.append((name, k))
     if not rows:
         raise ValueError(f'{root.name}: no report names an image (parentImage)')
     df = pd.DataFrame(rows, pd.MultiIndex.from_tuples(index), ['image_id', 'study_id', 'terms'])
     df = df.astype(dict(image_id='str', study_id='str'))
+    return df.assign(path=folder + df.image_id + '.png', view=None)
+
+
+def _read_kaggle_reports(
+    root: Path,  # Folder with `indiana_reports.csv`, `indiana_projections.csv` and `images/images_normalized/`
+) -> pd.DataFrame:  # As `_read_reports`, with view
+    "Images and headings of OpenI as copied on Kaggle; errors name file, row and column"
+    reports = _read_csv(root / 'indiana_reports.csv', dict(uid='study_id', MeSH='coded'))
+    if (again := reports.study_id.duplicated().to_numpy()).any():
+        file, row = reports.index[again.argmax()]
+        raise ValueError(f"{file}, row {row}, column 'uid': the id of an earlier report; list each once")
+    columns = dict(uid='study_id', filename='file', projection='view')
+    df = _read_csv(root / 'indiana_projections.csv', columns)
+    coded = df.study_id.map(reports.set_index('study_id').coded).fillna('')
+    folder = next((o for o in ('images/images_normalized/', 'images/') if (root / o).is_dir()), '')
+    image_id = df.file.str.removesuffix('.png').str.removesuffix('.dcm')
+    terms = coded.map(lambda o: _headings(o.split(';'))).astype('object')
+    view = df.view.str.upper().replace('FRONTAL', None)  # AP or PA is not known
+    return df.assign(image_id=image_id, path=folder + df.file, terms=terms, view=view)
+
+
+# %% ../nbs/00a1_public.ipynb #69bff2ae
+def _read_openi(
+    root: str | Path,  # Folder with `NLMCXR_reports.tgz` or `ecgen-radiology/`, and `NLMCXR_png/`; or Kaggle's files
+    seed: int = 0,  # Seed of the split
+) -> StudyTable:
+    "Read OpenI (Demner-Fushman et al., JAMIA 2016); `FileNotFoundError` or `ValueError` names the file"
+    root = Path(root).expanduser().resolve()
+    df = (_read_kaggle_reports if (root / 'indiana_reports.csv').is_file() else _read_reports)(root)
     marks = _mark_terms(df.terms, LABEL_MAP['openi'])
     keep = df.terms.map(lambda o: bool(o) and 'No Indexing' not in o)
-    folder = 'NLMCXR_png/' if (root / 'NLMCXR_png').is_dir() else ''
     notes = dict(left_out=dict(unlabelled=int((~keep).sum())), patients='not known: each report counts as one')
-    df = df.assign(**marks, patient_id=df.study_id, path=folder + df.image_id + '.png', split='train')[keep.to_numpy()]
-    df = df.assign(path=_join_paths(df, root), view=None, width=None, height=None, sex=None, age=None)
+    df = df.assign(**marks, patient_id=df.study_id, split='train')[keep.to_numpy()]
+    df = df.assign(path=_join_paths(df, root), width=None, height=None, sex=None, age=None)
     return _finish(df, 'openi', root, seed, credentialed=False, **notes)
 
 

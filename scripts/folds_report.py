@@ -69,11 +69,18 @@ def load(folders, split, root):
             fold['split'] = [pd.concat([fold[part][view] for part in parts]) for view in (0, 1)]
     first = next(iter(folds.values()))
     truth = rows.loc[first[0]['split'][0].index]
-    if truth[table.labels].isna().any(axis=None):
-        raise ValueError(f'{split} has no labels; choose a split that has them, such as --split development')
+    answered = truth[table.labels].notna().any(axis=1).groupby(truth.split).any()
+    if not answered.all():
+        withheld = ' and '.join(answered.index[~answered])
+        raise ValueError(f'{withheld} has no labels; choose a split that has them, such as --split development')
     oof_truth = rows.loc[out_of_fold([fold['validation'][0] for fold in first]).index]
     about = dict(source=table.source, credentialed=table.credentialed, runs=configs)
     return AttrDict(labels=table.labels, truth=truth, oof_truth=oof_truth, folds=folds, **about)
+
+
+def targets(rows, labels):
+    "1, 0 or NaN (unknown), as the metrics take it"
+    return rows[labels].astype('float64')
 
 
 class SimulatedSplit:
@@ -128,7 +135,7 @@ def validation_table(data, n):
         for k, fold in enumerate(folds):
             p = fold['validation'][0]
             truth = data.oof_truth.loc[p.index]
-            scored = bootstrap(truth[data.labels].astype(int), p[data.labels], truth.patient_id, list(METRICS), n)
+            scored = bootstrap(targets(truth, data.labels), p[data.labels], truth.patient_id, list(METRICS), n)
             counts = dict(images=len(p), patients=truth.patient_id.nunique())
             rows[f'{name}, fold {k}'] = counts | with_intervals(scored)
     return pd.DataFrame(rows).T
@@ -141,7 +148,7 @@ def blend(data):
         for view, what in enumerate(('image', 'mirror')):
             oof[f'{name}, {what}'] = out_of_fold([fold['validation'][view] for fold in folds])
             split[f'{name}, {what}'] = mean_ensemble([fold['split'][view] for fold in folds])
-    y = data.oof_truth[data.labels].astype(int)
+    y = targets(data.oof_truth, data.labels)
     weights = blend_weights(oof, y)
     nested, _ = nested_blend(oof, y, data.oof_truth.patient_id)
     return AttrDict(
@@ -164,7 +171,7 @@ def steps(data, blended):
 
 def print_blend(data, blended):
     "Weights, and the out-of-fold mAP with and without them"
-    y = data.oof_truth[data.labels].astype(int)
+    y = targets(data.oof_truth, data.labels)
     print('\nBlend weights, learned out of fold:', ', '.join(f'{k} {v:.2f}' for k, v in blended.weights.items()))
     equal, nested = (METRICS['map'].macro(y, p.loc[y.index, data.labels]) for p in (blended.equal, blended.nested))
     print(f'out-of-fold mAP: image and mirror {equal:.4f}, blend with nested weights {nested:.4f}')
@@ -172,7 +179,7 @@ def print_blend(data, blended):
 
 def print_thresholds(data, blended):
     "mF1 at 0.5 and at thresholds that are learned out of fold"
-    y, y_oof = (truth[data.labels].astype(int) for truth in (data.truth, data.oof_truth))
+    y, y_oof = (targets(truth, data.labels) for truth in (data.truth, data.oof_truth))
     learned = best_thresholds(y_oof, blended.equal.loc[y_oof.index, data.labels])
     first = next(iter(data.folds.values()))
     tta = mean_ensemble([mean_ensemble(fold['split']) for fold in first])[data.labels]
@@ -182,8 +189,8 @@ def print_thresholds(data, blended):
 
 def report(data, n):
     "Print everything; the ladder"
-    y = data.truth[data.labels].astype(int)
-    absent = [label for label in data.labels if not y[label].any()]
+    y = targets(data.truth, data.labels)
+    absent = [label for label in data.labels if not (y[label] == 1).any()]
     note = f'; without a positive, and left out: {absent}' if absent else ''
     patients = data.truth.patient_id.nunique()
     print(f'{data.source}: {len(y):,} images of {patients:,} patients, {len(data.labels)} labels{note}')
@@ -203,10 +210,9 @@ def report(data, n):
 
 
 def reliability(y, prob, bins=15):
-    "Mean prediction, observed frequency and number of cells in each bin of equal width, all labels pooled"
-    p = prob.to_numpy().ravel()
-    cells = pd.DataFrame(dict(predicted=p, observed=y.to_numpy().ravel()))
-    by_bin = cells.groupby(np.minimum((p * bins).astype(int), bins - 1).astype(int))
+    "Mean prediction, observed frequency and number of known labels in each bin of equal width, all labels pooled"
+    cells = pd.DataFrame(dict(predicted=prob.to_numpy().ravel(), observed=y.to_numpy().ravel())).dropna()
+    by_bin = cells.groupby(np.minimum((cells.predicted * bins).astype(int), bins - 1).astype(int))
     table = by_bin.agg(predicted=('predicted', 'mean'), observed=('observed', 'mean'), cells=('observed', 'size'))
     return table.rename_axis('bin').assign(ece=ece(y, prob).mean())
 
@@ -216,7 +222,7 @@ def save(data, rungs, n, folder):
     if data.credentialed:
         raise ValueError('results of credentialed data may not be written into the repository')
     name, folds = next(iter(data.folds.items()))
-    runs, y = data.runs[name], data.truth[data.labels].astype(int)
+    runs, y = data.runs[name], targets(data.truth, data.labels)
     before = mean_ensemble([p for fold in folds for p in fold['split']])[data.labels]
     probabilities = [posterior(p, run.p) for run, fold in zip(runs, folds) for p in fold['split']]
     versions = {'output': before, 'de-calibrated': mean_ensemble(probabilities)[data.labels]}

@@ -54,7 +54,7 @@ def saved(run, *splits):
 def score(predictions, df, labels):
     "Mean of several predictions' scores on the same images (an `Estimate` by metric), and the targets"
     rows = df.loc[predictions[0].index]
-    y = rows[labels].astype(int)
+    y = rows[labels].astype('float64')  # NaN where unknown
     found = [estimates(y, p.loc[y.index, labels], rows.patient_id, metrics=METRICS) for p in predictions]
     return {metric: Estimate.mean([o[metric] for o in found]) for metric in METRICS}, y
 

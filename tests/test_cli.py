@@ -107,7 +107,9 @@ def test_help_is_fast(home):
     start = time.time()
     done = cxrlt(home, '--help')
     assert done.returncode == 0 and time.time() - start < 2
-    assert all(o in done.stdout for o in ('train', 'predict', 'evaluate', 'compare', 'thresholds', 'submit'))
+    assert all(
+        o in done.stdout for o in ('train', 'predict', 'evaluate', 'transfer', 'compare', 'thresholds', 'submit')
+    )
 
 
 def test_same_seed_same_numbers(two):
@@ -174,6 +176,36 @@ def test_compare_two_runs(home, two, tmp_path):
     assert (table.p_holm.dropna() >= table.p.dropna()).all()
 
 
+def test_transfer_to_another_data_set(home, two, tmp_path):
+    "Two runs on their own phantom, and on a table of its test images with other names of columns"
+    root, ours = next(home.glob('data/phantom-*')), tmp_path / 'ours'
+    ours.mkdir()
+    (ours / 'files').symlink_to(root / 'files')
+    parts = {o: pd.read_csv(root / f'{o}.csv') for o in ('train', 'development', 'test')}
+    test = parts['test']
+    patients = {o: test.subject_id[test[o] == 1].nunique() for o in test.columns[6:]}
+    labels = sorted(patients, key=patients.get)[-3:]
+    table = test[labels].assign(Image=test.path, **{'Patient ID': test.subject_id}, Gout=np.arange(len(test)) % 2)
+    table.to_csv(ours / 'export.csv', index=False)
+    given = ['--on', f'phantom:{root}', '--on', f'csv:{ours / "export.csv"}', '--n', 50, '--out', tmp_path / 't.csv']
+    done = cxrlt(home, 'transfer', *two, *given)
+    assert done.returncode == 0 and re.search('left out, not in .*: Gout', done.stdout), done.stdout + done.stderr
+    t = pd.read_csv(tmp_path / 't.csv')
+    held_out = len(parts['development']) + len(test)
+    assert t.groupby('data').images.first().to_dict() == {f'phantom:{root.name}': held_out, 'csv:export.csv': len(test)}
+    assert t.groupby('data').own.all().tolist() == [False, True] and set(t.finding) <= {'macro', *labels}
+    same = t.groupby(['data', 'metric', 'finding']).value.nunique()
+    assert (same == 1).all(), 'the runs have the same seed'
+    given = ['--on', f'csv:{ours / "export.csv"}', '--n', 50, '--out', tmp_path / 'one.csv', '--no-tta']
+    predicted = cxrlt(home, 'predict', two[0], ours / 'export.csv', tmp_path / 'p.csv', '--no-tta')
+    scored = cxrlt(home, 'transfer', two[0], *given)
+    assert predicted.returncode == scored.returncode == 0, predicted.stderr + scored.stderr
+    p = pd.read_csv(tmp_path / 'p.csv', index_col='image_id').loc[table.Image]
+    one = pd.read_csv(tmp_path / 'one.csv').query('metric == "mauc"').set_index('finding').value
+    for label in [o for o in labels if o in one]:
+        assert one[label] == pytest.approx(roc_auc_score(table[label], p[label]), abs=1e-6)
+
+
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     "Made-up predictions of two models, and labels: the first model is worse for images in AP view"
@@ -188,13 +220,13 @@ def files(tmp_path_factory):
         pd.DataFrame(p, index, ['prob_Effusion', 'prob_Mass']).to_csv(folder / f'{name}.csv')
     labels = pd.DataFrame(y.astype(float), pd.Index(ids, name='image_id'), findings)
     labels.iloc[0, 1] = -1
-    labels.assign(subject=[f'p{k // 3}' for k in range(n)], view=view).to_csv(folder / 'labels.csv')
+    labels.assign(who=[f'p{k // 3}' for k in range(n)], view=view).to_csv(folder / 'labels.csv')
     return folder
 
 
 def test_evaluate_predictions(home, files, tmp_path):
     ours, theirs, labels = (files / f'{o}.csv' for o in ('ours', 'theirs', 'labels'))
-    options = ['--patients', 'subject', '--by', 'view', '--threshold', 0.3, '--n', 400, '--out', tmp_path]
+    options = ['--patients', 'who', '--by', 'view', '--threshold', 0.3, '--n', 400, '--out', tmp_path]
     done = cxrlt(home, 'evaluate', ours, '--labels', labels, '--against', theirs, *options)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert '900 images (300 patients), 2 findings, labels of labels.csv' in done.stdout

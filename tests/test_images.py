@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cxrlt_nb.cache import ImageCache, build_cache
+from cxrlt_nb.datasets import read_source
 from cxrlt_nb.images import decode_gray, find_images
 from cxrlt_nb.phantom.findings import draw
 
@@ -81,6 +82,75 @@ def test_no_secret_of_a_file_reaches_a_cache_or_a_message(tmp_path):
     assert 'SECRET' not in str(error.value) + ''.join(str(o.message) for o in caught)
     assert len(ImageCache(tmp_path / 'cache')) == 1
     assert not [o for o in (tmp_path / 'cache').iterdir() if b'SECRET' in o.read_bytes()]
+
+
+def write_release_file(file, stored, bits, syntax, **elements):
+    "A radiograph with the elements that a public set has kept"
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = '1.2.840.10008.5.1.4.1.1.1'
+    ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    ds.Rows, ds.Columns = stored.shape
+    ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8 * stored.dtype.itemsize, bits, bits - 1
+    for name, value in elements.items():
+        setattr(ds, name, value)
+    if syntax == 'JPEGBaseline8Bit':
+        buffer = io.BytesIO()
+        Image.fromarray(stored).save(buffer, 'JPEG', quality=95)
+        ds.PixelData = pydicom.encaps.encapsulate([buffer.getvalue()])
+        ds['PixelData'].is_undefined_length = True
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    else:
+        ds.PixelData = stored.tobytes()
+        ds.compress(getattr(pydicom.uid, syntax), generate_instance_uid=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(file, enforce_file_format=True)
+
+
+def read_release(data, root, **options):
+    "The images of a release at 64 px, by image id"
+    df = read_source(data, root, **options).df
+    store = build_cache(df, root / 'cache', 64)
+    return dict(zip(df.image_id, store.read(store.rows(df.image_id)).astype(int).squeeze(1)))
+
+
+@pytest.fixture(scope='module')
+def drawn():
+    return {f'{k:08}-aaaa': draw(['Cardiomegaly'][: k % 2], size=64, patient=k) for k in range(12)}
+
+
+def test_images_of_rsna(drawn, tmp_path):
+    "CR, 8 bits, JPEG baseline, without a window; patientId names the file"
+    for name, pixels in drawn.items():
+        about = dict(Modality='CR', PatientID=name, PatientName=name, PatientSex='F', ViewPosition='PA')
+        about |= dict(PhotometricInterpretation='MONOCHROME2', LossyImageCompression='01', ConversionType='WSD')
+        write_release_file(tmp_path / f'stage_2_train_images/{name}.dcm', pixels, 8, 'JPEGBaseline8Bit', **about)
+    rows = [dict(patientId=name, x=None, y=None, Target=k % 2) for k, name in enumerate(drawn)]
+    pd.DataFrame(rows).to_csv(tmp_path / 'stage_2_train_labels.csv', index=False)
+    for name, found in read_release('rsna', tmp_path).items():
+        assert abs(found - drawn[name]).mean() < 3  # JPEG, twice
+
+
+def test_images_of_vindr(drawn, tmp_path):
+    "14 bits, half of them inverted, with a window, without a modality; the suffix is .dicom"
+    for k, (name, pixels) in enumerate(drawn.items()):
+        stored = np.round(pixels * ((2**14 - 1) / 255)).astype('uint16')
+        about = dict(PhotometricInterpretation='MONOCHROME2', PatientSex='O', PatientAge='061Y')
+        if k % 2:
+            stored, about['PhotometricInterpretation'] = 2**14 - 1 - stored, 'MONOCHROME1'
+        about |= dict(WindowCenter=8192, WindowWidth=16384, RescaleSlope=1, RescaleIntercept=0)
+        write_release_file(tmp_path / f'train/{name}.dicom', stored, 14, 'JPEG2000Lossless', **about)
+    classes = ['No finding', 'Cardiomegaly']
+    rows = [
+        dict(image_id=name, class_name=classes[k % 2], rad_id=f'R{reader}')
+        for k, name in enumerate(drawn)
+        for reader in range(3)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / 'train.csv', index=False)
+    for name, found in read_release('vindr', tmp_path).items():
+        assert abs(found - drawn[name]).mean() < 3  # the cache is JPEG
 
 
 def test_one_bad_image_does_not_end_the_others(tmp_path):

@@ -59,7 +59,7 @@ def _predictions(
     if c.how == 'blend':
         fold = {o: _predictions(o, seed, opened, df, ('validation',)) for o in c.members}
         p = fold[c.members[0]]
-        weights = blend_weights(fold, df.loc[p.index, list(p)].astype(int))
+        weights = blend_weights(fold, df.loc[p.index, list(p)].astype('float64'))
     return mean_ensemble(members, weights=weights)
 
 

@@ -85,7 +85,7 @@ def stage_notebook(file, section, reference):
     nb, page = read_nb(file), page_of(file)
     nb.path_ = file
     nb.cells = fold_cells(nb.cells, is_result=section == 'Results')
-    if section != 'Results':
+    if section not in ('Start', 'Results'):
         add_imports(nb.cells, reference.modules.get(page))
     if page == 'cli.ipynb':
         add_options(nb.cells)

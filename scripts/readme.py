@@ -32,7 +32,7 @@ def text_of(output):
     "The text of an output; none for a picture, a progress bar or HTML that has no text of its own"
     data = output.get('data', {})
     text = output.get('text') or data.get('text/plain', '')
-    no_text = 'image/png' in data or 'fastprogress' in text or text.startswith('<IPython')
+    no_text = {'image/png', 'image/jpeg'} & data.keys() or 'fastprogress' in text or text.startswith('<IPython')
     return '' if no_text else text
 
 

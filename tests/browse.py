@@ -74,6 +74,8 @@ FAULTS = """() => {
   }
   for (const e of all('main table, main pre'))
     if (shown(e) && box(e).right > width + 1 && !scrolls(e)) add(e, `${e.tagName} overflows`);
+  for (const e of all('main :is(p, li, h1, h2, h3, h4, figure, figcaption, details)'))
+    if ((outside(e) || shown(e) && e.scrollWidth > e.clientWidth + 1) && !scrolls(e)) add(e, 'text cut');
   for (const e of all('main pre'))
     if (shown(e) && e.scrollWidth > e.clientWidth + 1) add(e, 'code cut');
   for (const e of all('main table'))
@@ -329,12 +331,13 @@ def test_the_api_index_names_each_thing_once():
 
 
 def test_a_page_shows_the_imports_of_its_code():
-    "Folded, above the first code; not on pages of results, which show no code"
+    "Folded, above the first code; not on pages of results, which show no code, nor on the first screen"
     text = {o: html.unescape(re.sub('<[^>]+>', '', (SITE / o).read_text())) for o in PAGES}
     for page, module in {'losses.html': 'losses', 'phantom/release.html': 'phantom.release'}.items():
         assert text[page].index('\nImports\n') < text[page].index(f'from cxrlt_nb.{module} import')
     assert 'from cxrlt_nb.losses import …' in text['api.html']
     assert 'from cxrlt_nb.' not in text['results.html']
+    assert '\nImports\n' not in text['index.html']
 
 
 def test_the_command_line_page_lists_all_options():

@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
@@ -382,23 +382,27 @@ def _write_predictions(
     p: object,  # Predictions
     decisions: object,  # Decisions, or None
     about: dict,  # What the record says
-) -> list[Path]:  # What was written
-    "Write the predictions, the decisions if there are any, and their record"
-    from cxrlt_nb.files import write_atomically
-    from cxrlt_nb.runs import save_predictions
+):
+    "Write the predictions, the decisions if there are any, and their record, all of them or none"
+    from cxrlt_nb.files import _json_text, _write_together
+    from cxrlt_nb.runs import _prediction_table, _write_table
 
-    decided, record = args.out.with_suffix(f'.decisions{args.out.suffix}'), args.out.with_suffix('.json')
+    tables = {args.out: _prediction_table(args.out.name, p.index, p.to_numpy(), list(p))}
+    record, decided = args.out.with_suffix('.json'), args.out.with_suffix(f'.decisions{args.out.suffix}')
     if decisions is not None:
-        with write_atomically(decided) as tmp:
-            decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
-    save_predictions(args.out, p.index, p.to_numpy(), list(p))
-    write_json(record, about)
-    return [args.out, record] + ([decided] if decisions is not None else [])
+        tables[decided] = decisions
+    with _write_together(*tables, record) as (*files, about_file):
+        for table, file in zip(tables.values(), files):
+            _write_table(table, file, args.out.suffix)
+        about_file.write_text(_json_text(about))
+        if decisions is None and record.exists():
+            decided.unlink(missing_ok=True)  # those of an earlier call
 
 
 # %% ../nbs/08_cli.ipynb #a182d2d6
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
+    from cxrlt_nb.cache import _private
     from cxrlt_nb.predict import predict_images
     from cxrlt_nb.runs import environment, open_run
 
@@ -413,13 +417,11 @@ def _predict(args: argparse.Namespace):
         raise ValueError(message) from None
     about = p.attrs
     p, decisions, done = _decided(args, p, points)
-    written = _write_predictions(args, p, decisions, about | done | dict(environment=environment()))
-    if args.page:
-        written.append(_write_prediction_page(args, p, decisions, points))
-        print(args.page)
-    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
-        for file in written:
-            file.chmod(0o600)
+    private = any(open_run(o).record.data.get('credentialed') for o in args.runs)
+    with _private() if private else nullcontext():
+        _write_predictions(args, p, decisions, about | done | dict(environment=environment()))
+        if args.page:
+            print(_write_prediction_page(args, p, decisions, points))
     for path, reason in about['left_out'].items():
         print(f'left out: {path}: {reason}')
     seen = 'each image once' if args.no_tta else 'each image and its mirror'

@@ -471,6 +471,7 @@ d = {
             'cxrlt_nb.images._check_dicom': ('images.html#_check_dicom', 'cxrlt_nb/images.py'),
             'cxrlt_nb.images._check_frame': ('images.html#_check_frame', 'cxrlt_nb/images.py'),
             'cxrlt_nb.images._check_pixels': ('images.html#_check_pixels', 'cxrlt_nb/images.py'),
+            'cxrlt_nb.images._check_png': ('images.html#_check_png', 'cxrlt_nb/images.py'),
             'cxrlt_nb.images._decode_dicom': ('images.html#_decode_dicom', 'cxrlt_nb/images.py'),
             'cxrlt_nb.images._decode_jpeg': ('images.html#_decode_jpeg', 'cxrlt_nb/images.py'),
             'cxrlt_nb.images._decode_other': ('images.html#_decode_other', 'cxrlt_nb/images.py'),

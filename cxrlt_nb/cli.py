@@ -320,6 +320,7 @@ def _points(
 ) -> dict | None:  # By label, from `read_points`; None if nothing asks for them
     "The operating points of the runs; `ValueError` if several runs have no common ones"
     from cxrlt_nb.decisions import read_points
+    from cxrlt_nb.runs import open_run
 
     if not (args.decide or args.thresholds or args.calibrate == 'validation'):
         return None
@@ -327,6 +328,8 @@ def _points(
         raise ValueError(
             'several runs need common operating points: cxrlt thresholds RUN… FILE, then --thresholds FILE'
         )
+    for run in args.runs:
+        open_run(run)  # names what is missing or damaged
     file = args.thresholds or args.runs[0] / 'operating_points.json'
     return read_points(file, args.runs, tta=not args.no_tta)
 

@@ -28,7 +28,7 @@ import matplotlib
 import nbformat
 import pandas as pd
 from checkout import ROOT
-from limits import limited, cases
+from limits import cases, limited
 
 from cxrlt_nb import cli, files
 from cxrlt_nb.cache import ImageCache, build_cache
@@ -176,7 +176,7 @@ class Trial:
         self.df = table
         build_cache(table, templates['cache'], 32, part=3)
         self.whole = self.pixels(templates['cache'])
-        cxrlt('predict', templates['finished'], self.images, tmp / 'p.csv', '--decide', 'f1')
+        cxrlt('predict', templates['finished'], self.images, tmp / 'p.csv', '--calibrate', 'validation')
         self.predicted = (tmp / 'p.csv').read_bytes()
 
     def pixels(self, folder):
@@ -196,16 +196,19 @@ class Trial:
         return error, results(self.out) == self.expected
 
     def predict(self):
-        error = attempt(lambda: cxrlt('predict', self.out, self.images, self.tmp / 'again.csv', '--decide', 'f1'))
+        error = attempt(
+            lambda: cxrlt('predict', self.out, self.images, self.tmp / 'again.csv', '--calibrate', 'validation')
+        )
         found = (self.tmp / 'again.csv').read_bytes() if error is None else None
-        for name in ('again.csv', 'again.json', 'again.decisions.csv'):
+        for name in ('again.csv', 'again.json'):
             (self.tmp / name).unlink(missing_ok=True)
         return error, found == self.predicted
 
     def cached(self):
         "A damaged cache: opening it, and building it again"
-        opened = attempt(lambda: ImageCache(self.out))
-        same = opened is not None or self.pixels(self.out) == self.whole
+        seen = []
+        refused = attempt(lambda: seen.append(self.pixels(self.out)))  # also if images are missing
+        same = refused is not None or seen == [self.whole]
         error = attempt(lambda: build_cache(self.df, self.out, 32, part=3))
         return error, same and (error is not None or self.pixels(self.out) == self.whole)
 
@@ -315,12 +318,16 @@ class Writers:
         read_cxrlt(root).df.set_index('image_id').loc[ids].drop(columns='path').to_csv(self.labels)
         self.shift = tmp / 'shifted.csv'
         (pd.read_parquet(self.predictions) ** 2).to_csv(self.shift)
+        self.points, points = tmp / 'points.json', files.read_json(self.run / 'operating_points.json')
+        for of in [*points['tta'].values(), *points['single'].values()]:  # too few images to learn one
+            of['rules'] = dict(f1=dict(threshold=0.5))
+        files.write_json(self.points, points)
 
     def cache(self, o):
         build_cache(read_cxrlt(self.root).df[:20], o / 'cache', 32, part=9)
 
     def predict(self, o):
-        cxrlt('predict', self.run, self.images, o / 'p.parquet', '--decide', 'f1', '--page', o / 'p.html')
+        cxrlt('predict', self.run, self.images, o / 'p.parquet', '--thresholds', self.points, '--page', o / 'p.html')
 
     def evaluate(self, o):
         write_evaluation(self.predictions, self.labels, o, by=['view'], against=self.shift, n=20)

@@ -160,29 +160,29 @@ CELLS = [
     'True',
     'img1',
 ]
-CELLS += ['"', '\n', '\0', '  0.5 ', '+0.5', '.5', '5e-1', '0.5.1']
+CELLS += ['"', '\n', '\0', '  0.5 ', '+0.5', '.5', '5e-1', '0.5.1', '0.25', '1.0', '7', '1e-9']
 
 
 def table_text(rng, header, rows):
     "A csv file of which some cells, rows or bytes are changed"
     table = [header, *rows]
-    for _ in range(rng.choice([0, 1, 1, 2])):
+    for _ in range(rng.choice([0, 0, 1, 1, 2])):
         row, column = rng.randrange(len(table)), rng.randrange(len(header))
         table[row][column] = rng.choice([*CELLS, *header])
-    if rng.random() < 0.15:
+    if rng.random() < 0.06:
         table.insert(rng.randrange(len(table)), list(rng.choice(table)))
-    if rng.random() < 0.15:
+    if rng.random() < 0.06:
         table.pop(rng.randrange(len(table)))
-    if rng.random() < 0.15:
+    if rng.random() < 0.06:
         row = rng.randrange(len(table))
         table[row] = rng.choice([table[row][:-1], [*table[row], '0.5']])
     out = io.StringIO()
     csv.writer(out).writerows(table)
-    data = bytearray(out.getvalue().encode(rng.choice(['utf-8'] * 6 + ['utf-8-sig', 'utf-16', 'latin-1'])))
-    if rng.random() < 0.2:
+    data = bytearray(out.getvalue().encode(rng.choice(['utf-8'] * 12 + ['utf-8-sig', 'utf-16', 'latin-1']), 'replace'))
+    if rng.random() < 0.15:
         at = rng.randrange(len(data))
         data[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 3))
-    if rng.random() < 0.1:
+    if rng.random() < 0.05:
         del data[rng.randrange(len(data)) :]
     return bytes(data)
 

@@ -53,8 +53,9 @@ test-own-data: .venv/ready  ## Run the page “Your own data in ten minutes” f
 test-kill: .venv/ready  ## Interrupt caching, training and other commands at fifteen random moments, or CASES=50; each must resume
 	$(BIN)/python tests/kill.py
 
-test-faults: .venv/ready  ## Damage each file of a run, fill the disk, and see what the next command says
+test-faults: .venv/ready  ## Damage files of a run, fill the disk at each write, generate hostile input: a few cases, or CASES=300
 	$(BIN)/python tests/faults.py
+	$(BIN)/pytest $(if $(CASES),tests/test_tables.py tests/test_images.py) tests/generated.py
 
 # make study ROWS=8               some rows only
 # make study-extended GROUP=loss  one group, or one configuration, of nbs/07_ablation.ipynb

@@ -192,6 +192,7 @@ d = {
             'cxrlt_nb.cli._evaluate': ('cli.html#_evaluate', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._held_out': ('cli.html#_held_out', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._last_epoch': ('cli.html#_last_epoch', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._named': ('cli.html#_named', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._notebook': ('cli.html#_notebook', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._option': ('cli.html#_option', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._parameters': ('cli.html#_parameters', 'cxrlt_nb/cli.py'),
@@ -1031,6 +1032,10 @@ d = {
         },
         'cxrlt_nb.phantom.release': {
             'cxrlt_nb.phantom.release._as_release': ('phantom/release.html#_as_release', 'cxrlt_nb/phantom/release.py'),
+            'cxrlt_nb.phantom.release._check_tables': (
+                'phantom/release.html#_check_tables',
+                'cxrlt_nb/phantom/release.py',
+            ),
             'cxrlt_nb.phantom.release._complete': ('phantom/release.html#_complete', 'cxrlt_nb/phantom/release.py'),
             'cxrlt_nb.phantom.release._dicom_id': ('phantom/release.html#_dicom_id', 'cxrlt_nb/phantom/release.py'),
             'cxrlt_nb.phantom.release._draw_all': ('phantom/release.html#_draw_all', 'cxrlt_nb/phantom/release.py'),
@@ -1039,6 +1044,7 @@ d = {
                 'phantom/release.html#_exchange_labels',
                 'cxrlt_nb/phantom/release.py',
             ),
+            'cxrlt_nb.phantom.release._holds': ('phantom/release.html#_holds', 'cxrlt_nb/phantom/release.py'),
             'cxrlt_nb.phantom.release._sample_hierarchy': (
                 'phantom/release.html#_sample_hierarchy',
                 'cxrlt_nb/phantom/release.py',
@@ -1132,6 +1138,7 @@ d = {
             'cxrlt_nb.runs.Run': ('runs.html#run', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.Run.__init__': ('runs.html#run.__init__', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.Run._earlier_seconds': ('runs.html#run._earlier_seconds', 'cxrlt_nb/runs.py'),
+            'cxrlt_nb.runs.Run._open': ('runs.html#run._open', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.Run._set_modes': ('runs.html#run._set_modes', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.Run.finish': ('runs.html#run.finish', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.Run.finished': ('runs.html#run.finished', 'cxrlt_nb/runs.py'),

@@ -638,6 +638,15 @@ def _option(
     return flag, dict(help=help, **options)
 
 
+def _named(
+    text: str,  # What was typed
+) -> Path:
+    "A path; an error if it is empty, as of a variable of the shell that is not set"
+    if not text.strip():
+        raise argparse.ArgumentTypeError('it is empty; give a file or a folder')
+    return Path(text)
+
+
 def _path(
     flag: str,  # e.g. "--cache", or "images" for a positional argument
     help: str,  # What it is
@@ -646,7 +655,7 @@ def _path(
     "An argument that is a file or a folder"
     if not flag.startswith('-'):
         options = dict(metavar=flag.upper()) | options
-    return _option(flag, help, type=Path, **options)
+    return _option(flag, help, type=_named, **options)
 
 
 _RUNS = _path('runs', 'folder of a finished run', nargs='+', metavar='RUN')

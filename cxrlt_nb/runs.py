@@ -361,16 +361,24 @@ class Run:
         self.folder = Path(folder).expanduser().resolve()
         (self.folder / 'predictions').mkdir(parents=True, exist_ok=True)
         self.lock = _lock(self.folder)
+        try:
+            self._open()
+        except BaseException:
+            self.lock.release()  # else a second try in this process would find the folder locked
+            raise
+        self.seconds = self._earlier_seconds()
+
+    def _open(self):
+        "Check what the folder holds, and claim it"
         for leftover in (*self.folder.glob('*.tmp'), *self.folder.glob('predictions/*.tmp')):
             leftover.unlink()  # of a process that was interrupted while it wrote
-        self._set_modes(data.get('credentialed', False))
+        self._set_modes(self.data.get('credentialed', False))
         for name in _PARTS:
             if (part := self.folder / name).exists() and not part.is_file():
                 raise ValueError(f'{part} is no file, so nothing can be written there. Remove it')
         _claim(self.folder, self.identity)
         if self.finished:
             _check_sealed(self.folder)
-        self.seconds = self._earlier_seconds()
 
     def _set_modes(self, private: bool):
         "Close the folder to all but its owner, or open it as other new folders are"

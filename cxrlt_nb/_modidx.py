@@ -1044,7 +1044,6 @@ d = {
                 'phantom/release.html#_exchange_labels',
                 'cxrlt_nb/phantom/release.py',
             ),
-            'cxrlt_nb.phantom.release._holds': ('phantom/release.html#_holds', 'cxrlt_nb/phantom/release.py'),
             'cxrlt_nb.phantom.release._sample_hierarchy': (
                 'phantom/release.html#_sample_hierarchy',
                 'cxrlt_nb/phantom/release.py',

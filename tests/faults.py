@@ -279,7 +279,8 @@ def moments(points, whole):
     for group in points:
         leave, names = 0, group.split('+')
         for name in names:
-            yield name, names, leave
+            if cases(0) or name == names[-1]:  # without CASES, only the last file of several is tried
+                yield name, names, leave
             leave += -(-(whole / name).stat().st_size // 4096) * 4096 if len(names) > 1 else 0
 
 

@@ -216,12 +216,12 @@ def test_generated_prediction_files_are_scored_right_or_refused(tmp_path):
     for seed in range(n):
         rng = random.Random(seed)
         truth = [[o, f'p{k // 2}', *(str(int(rng.random() < 0.4)) for _ in LABELS)] for k, o in enumerate(IDS)]
-        guess = [[o, *(f'{rng.random():.4f}' for _ in LABELS)] for o in rng.sample(IDS, len(IDS))]
+        told = [[o, *(f'{rng.random():.4f}' for _ in LABELS)] for o in rng.sample(IDS, len(IDS))]
         which, out = rng.random() < 0.3, tmp_path / f'out{seed}'
         labels = table_text(rng if which else random.Random(1), ['image_id', 'patient_id', *LABELS], truth)
         if not which:
             labels = '\n'.join(map(','.join, [['image_id', 'patient_id', *LABELS], *truth])).encode()
-        predictions = table_text(rng, ['image_id', *LABELS], guess)
+        predictions = table_text(rng, ['image_id', *LABELS], told)
         (tmp_path / 'labels.csv').write_bytes(labels)
         (tmp_path / 'predictions.csv').write_bytes(predictions)
         try:

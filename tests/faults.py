@@ -389,6 +389,8 @@ def disks(tmp, trial, expected):
     "Each writer, and a training, on a disk that is full before each of their files"
     writers = Writers(tmp, trial, next((tmp / 'home/data').glob('phantom-*')))
     for name, points in POINTS.items():
+        if name == 'compare' and not cases(0):
+            continue
         act, whole = getattr(writers, name), tmp / f'whole-{name}'
         whole.mkdir()
         act(whole)
@@ -398,7 +400,7 @@ def disks(tmp, trial, expected):
             yield from full_disks(place, name, partial(act, place), points.split(), whole)
     with small_disk(tmp / 'disk-training') as place:
         out = place / 'run'
-        yield from full_disks(place, 'train', raises(train, out), WRITTEN, None)
+        yield from full_disks(place, 'train', raises(train, out), WRITTEN if cases(0) else WRITTEN[2::2], None)
         yield f'train: {len(expected)} results', results(out) == expected
 
 
@@ -419,7 +421,7 @@ def main():
         before = {o for o in tmp.rglob('*') if not o.is_relative_to(out) and not o.is_relative_to(tmp / 'home')}
 
         def every():
-            for case in chosen(cases(40), rng):
+            for case in chosen(cases(20), rng):
                 yield trial.run(*case, rng)
             after = {o for o in tmp.rglob('*') if not o.is_relative_to(out) and not o.is_relative_to(tmp / 'home')}
             yield f'outside of the folders: {sorted(after ^ before) or "as before"}', after == before

@@ -14,8 +14,9 @@ DEVICES =
 RUNS =
 NIH256 =
 NIH128 =
+CASES =
 PYTHON = python3
-GIVEN := ROWS DATA ROOT GROUP PROFILE PRESET SET PLUGINS DRY JOBS DEVICES RUNS NIH256 NIH128 PYTHON
+GIVEN := ROWS DATA ROOT GROUP PROFILE PRESET SET PLUGINS DRY JOBS DEVICES RUNS NIH256 NIH128 CASES PYTHON
 given = $(filter command,$(origin $1))
 near = $(strip $(foreach o,$(GIVEN),$(if $(or $(findstring $1,$o),$(findstring $o,$1)),$o)))
 hint = $(if $(call near,$1),did you mean $(call near,$1)?,known are $(GIVEN))
@@ -50,11 +51,12 @@ test: .venv/ready  ## Run every notebook's tests, then pytest, two processes at 
 test-own-data: .venv/ready  ## Run the page “Your own data in ten minutes” from its text, and train on incomplete labels
 	$(BIN)/pytest tests/own_data.py
 
-test-kill: .venv/ready  ## Interrupt caching and training at fifteen random moments; each must resume
+test-kill: .venv/ready  ## Interrupt caching, training and other commands at fifteen random moments, or CASES=50; each must resume
 	$(BIN)/python tests/kill.py
 
-test-faults: .venv/ready  ## Damage each file of a run, fill the disk, and see what the next command says
+test-faults: .venv/ready  ## Damage files of a run, fill the disk at each write, generate hostile input: a few cases, or CASES=300
 	$(BIN)/python tests/faults.py
+	$(BIN)/pytest $(if $(CASES),tests/test_tables.py tests/test_images.py) tests/generated.py
 
 # make study ROWS=8               some rows only
 # make study-extended GROUP=loss  one group, or one configuration, of nbs/07_ablation.ipynb

@@ -544,6 +544,27 @@ def cache_folder(
     return Path(home) / 'data/cache' / f'{source}-{place}-{size}px-{rule}'
 
 
+# %% ../nbs/02_cache.ipynb #82de65d9
+@patch
+def check_copies(
+    self: ImageCache,
+    df: pd.DataFrame,  # Table with `image_id` and `split`; all its images are cached
+    allow_leaks: bool = False,  # Only warn?
+) -> int:  # How many files are in more than one split under several names
+    "Compare the contents of files across splits; `ValueError` if some are the same, unless that is allowed"
+    content = self.details(['content']).content.loc[df.image_id].to_numpy()
+    copies = int((df.split.groupby(content).nunique() > 1).sum())
+    if not copies:
+        return 0
+    text = f'{copies} image files are in more than one split, under different names'
+    if not allow_leaks:
+        raise ValueError(
+            f'{text}, so scores would be too high; remove the copies, or accept this with allow_leaks=True'
+        )
+    warnings.warn(f'{text}; scores are too high', stacklevel=2)
+    return copies
+
+
 # %% ../nbs/02_cache.ipynb #cbe3ba77
 @patch
 def rows(

@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
@@ -320,6 +320,7 @@ def _points(
 ) -> dict | None:  # By label, from `read_points`; None if nothing asks for them
     "The operating points of the runs; `ValueError` if several runs have no common ones"
     from cxrlt_nb.decisions import read_points
+    from cxrlt_nb.runs import open_run
 
     if not (args.decide or args.thresholds or args.calibrate == 'validation'):
         return None
@@ -327,6 +328,8 @@ def _points(
         raise ValueError(
             'several runs need common operating points: cxrlt thresholds RUN… FILE, then --thresholds FILE'
         )
+    for run in args.runs:
+        open_run(run)  # names what is missing or damaged
     file = args.thresholds or args.runs[0] / 'operating_points.json'
     return read_points(file, args.runs, tta=not args.no_tta)
 
@@ -386,23 +389,27 @@ def _write_predictions(
     p: object,  # Predictions
     decisions: object,  # Decisions, or None
     about: dict,  # What the record says
-) -> list[Path]:  # What was written
-    "Write the predictions, the decisions if there are any, and their record"
-    from cxrlt_nb.files import write_atomically
-    from cxrlt_nb.runs import save_predictions
+):
+    "Write the predictions, the decisions if there are any, and their record, all of them or none"
+    from cxrlt_nb.files import _json_text, _write_together
+    from cxrlt_nb.runs import _prediction_table, _write_table
 
-    decided, record = args.out.with_suffix(f'.decisions{args.out.suffix}'), args.out.with_suffix('.json')
+    tables = {args.out: _prediction_table(args.out.name, p.index, p.to_numpy(), list(p))}
+    record, decided = args.out.with_suffix('.json'), args.out.with_suffix(f'.decisions{args.out.suffix}')
     if decisions is not None:
-        with write_atomically(decided) as tmp:
-            decisions.to_csv(tmp) if args.out.suffix == '.csv' else decisions.to_parquet(tmp)
-    save_predictions(args.out, p.index, p.to_numpy(), list(p))
-    write_json(record, about)
-    return [args.out, record] + ([decided] if decisions is not None else [])
+        tables[decided] = decisions
+    with _write_together(*tables, record) as (*files, about_file):
+        for table, file in zip(tables.values(), files):
+            _write_table(table, file, args.out.suffix)
+        about_file.write_text(_json_text(about))
+        if decisions is None and record.exists():
+            decided.unlink(missing_ok=True)  # those of an earlier call
 
 
 # %% ../nbs/08_cli.ipynb #a182d2d6
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
+    from cxrlt_nb.cache import _private
     from cxrlt_nb.predict import predict_images
     from cxrlt_nb.runs import environment, open_run
 
@@ -417,13 +424,11 @@ def _predict(args: argparse.Namespace):
         raise ValueError(message) from None
     about = p.attrs
     p, decisions, done = _decided(args, p, points)
-    written = _write_predictions(args, p, decisions, about | done | dict(environment=environment()))
-    if args.page:
-        written.append(_write_prediction_page(args, p, decisions, points))
-        print(args.page)
-    if any(open_run(o).record.data.get('credentialed') for o in args.runs):
-        for file in written:
-            file.chmod(0o600)
+    private = any(open_run(o).record.data.get('credentialed') for o in args.runs)
+    with _private() if private else nullcontext():
+        _write_predictions(args, p, decisions, about | done | dict(environment=environment()))
+        if args.page:
+            print(_write_prediction_page(args, p, decisions, points))
     for path, reason in about['left_out'].items():
         print(f'left out: {path}: {reason}')
     seen = 'each image once' if args.no_tta else 'each image and its mirror'
@@ -663,6 +668,15 @@ def _option(
     return flag, dict(help=help, **options)
 
 
+def _named(
+    text: str,  # What was typed
+) -> Path:
+    "A path; an error if it is empty, as of a variable of the shell that is not set"
+    if not text.strip():
+        raise argparse.ArgumentTypeError('it is empty; give a file or a folder')
+    return Path(text)
+
+
 def _path(
     flag: str,  # e.g. "--cache", or "images" for a positional argument
     help: str,  # What it is
@@ -671,7 +685,7 @@ def _path(
     "An argument that is a file or a folder"
     if not flag.startswith('-'):
         options = dict(metavar=flag.upper()) | options
-    return _option(flag, help, type=Path, **options)
+    return _option(flag, help, type=_named, **options)
 
 
 _RUNS = _path('runs', 'folder of a finished run', nargs='+', metavar='RUN')

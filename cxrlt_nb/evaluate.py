@@ -28,7 +28,7 @@ import pandas as pd
 from fastcore.basics import AttrDict
 
 from .datasets import _USUAL, DATASETS, _plain_name, _read_named
-from .files import write_atomically, write_json
+from .files import _json_text, _write_together
 from .folds import align_rows
 from cxrlt_nb.intervals import (
     MIN_POSITIVE_PATIENTS,
@@ -775,15 +775,14 @@ def _write_tables(
     tables: dict,  # Frame by name
     about: dict,  # For `evaluation.json`
 ):
-    "Write the tables, and remove those of an earlier evaluation that this one does not have"
-    for name, table in tables.items():
-        if table is None:
-            (out / f'{name}.csv').unlink(missing_ok=True)
-            continue
-        with write_atomically(out / f'{name}.csv') as tmp:
-            table.to_csv(tmp, index=False)
-    (out / 'evaluation.html').unlink(missing_ok=True)
-    write_json(out / 'evaluation.json', about | dict(tables=[k for k, v in tables.items() if v is not None]))
+    "Write the tables together, and remove those of an earlier evaluation that this one does not have"
+    made = {k: v for k, v in tables.items() if v is not None}
+    with _write_together(out / 'evaluation.json', *(out / f'{o}.csv' for o in made)) as (record, *files):
+        record.write_text(_json_text(about | dict(tables=list(made))))
+        for table, file in zip(made.values(), files):
+            table.to_csv(file, index=False)
+        for name in [f'{o}.csv' for o in tables if o not in made] + ['evaluation.html']:
+            (out / name).unlink(missing_ok=True)
 
 
 # %% ../nbs/06b_evaluate.ipynb #2d0b0bb3

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,26 +72,44 @@ def write_atomically(
         if _is_private(path.parent):
             tmp.chmod(0o600)
         os.replace(tmp, path)
-    except Exception:
+    except Exception as e:
         written = tmp.stat().st_size if tmp.exists() else 0
-        _check_space(path, 4096, f'more than {written / 1e6:,.1f} MB')  # libraries report this in many ways
+        is_full = 'No space left' in str(e)  # libraries report this in many ways, or not at all
+        _check_space(path, 10**18 if is_full else 4096, f'more than {written / 1e6:,.1f} MB')
         raise
     finally:
         tmp.unlink(missing_ok=True)
 
 
+# %% ../nbs/00_files.ipynb #9d8fb162
+@contextmanager
+def _write_together(
+    *paths: Path,  # Final names
+) -> Iterator[list[Path]]:  # Temporary names, in the same order
+    "As `write_atomically`, for several files: none is renamed before all are written, and the last name is first"
+    with ExitStack() as stack:
+        yield [stack.enter_context(write_atomically(o)) for o in paths]
+
+
 # %% ../nbs/00_files.ipynb #1d20ff9c
-def write_json(
-    path: str | Path,  # Final name of the file
+def _json_text(
     content: Any,  # Anything JSON can hold; NumPy numbers are converted, other objects become text
-):
-    "Write `content` as JSON, atomically"
+) -> str:
+    "`content` as JSON"
 
     def convert(o):
         return o.item() if hasattr(o, 'item') else str(o)
 
+    return json.dumps(content, indent=1, default=convert)
+
+
+def write_json(
+    path: str | Path,  # Final name of the file
+    content: Any,  # As in `_json_text`
+):
+    "Write `content` as JSON, atomically"
     with write_atomically(path) as tmp:
-        tmp.write_text(json.dumps(content, indent=1, default=convert))
+        tmp.write_text(_json_text(content))
 
 
 def read_json(

@@ -14,6 +14,7 @@ import re
 import stat
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -151,6 +152,20 @@ def _decode_other(
     return Image.fromarray(255 - gray if tags.get(262) == 0 else gray)
 
 
+# %% ../nbs/00a_images.ipynb #f62b29d0
+def _check_png(
+    data: bytes,  # Contents of a PNG file
+):
+    "`ValueError` if a part of a PNG file differs from its checksum, or if the last part is missing"
+    at, name = 8, b''
+    while name != b'IEND':
+        size, name = int.from_bytes(data[at : at + 4], 'big'), data[at + 4 : at + 8]
+        end = at + 8 + size
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], 'big') or len(name) < 4:
+            raise ValueError(f'not a complete PNG file: byte {at:,} and those behind it are damaged')
+        at = end + 4
+
+
 # %% ../nbs/00a_images.ipynb #41897960
 def _decode_plain(
     data: bytes,  # Contents of a file
@@ -162,6 +177,8 @@ def _decode_plain(
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             width, height = image.size
             _check_pixels(width, height)
+            if kind == 'PNG':
+                _check_png(data)
             if (n := getattr(image, 'n_frames', 1)) > 1:
                 raise ValueError(f'{n} images in one file; give one')
             is_simple = kind == 'JPEG' and image.mode in ('L', 'RGB')

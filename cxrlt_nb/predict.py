@@ -27,7 +27,7 @@ from .files import home
 from .images import IMAGE_KINDS, find_images
 from .metrics import focal_posterior
 from .models import create_model, infer, load_weights
-from .runs import check_comparable, open_run, read_predictions, save_predictions
+from .runs import _seal_more, check_comparable, open_run, read_predictions, save_predictions
 from .table import StudyTable
 
 
@@ -235,14 +235,17 @@ def mirror_predictions(
     bs: int = 64,  # Images per batch
     device=None,  # A torch device; the GPU if None and there is one
 ) -> dict[str, tuple]:  # (image, mirror) frames of each of "validation", "development", "test" that the run has saved
-    "A run's saved predictions and those of the mirror images, which are predicted and saved if they are missing"
+    "A run's saved predictions and those of the mirror images, which are predicted and saved if the record has none"
     folder, pairs = run.folder / 'predictions', {}
     for split in ('validation', 'development', 'test'):
         if not (folder / f'{split}.parquet').exists():
             continue
         plain, file = read_predictions(folder / f'{split}.parquet'), folder / f'{split}-mirror.parquet'
-        if not file.exists():
+        name = f'predictions/{file.name}'
+        sealed = name in run.record.get('files', [name])  # a record of an earlier version lists no files
+        if not (file.exists() and sealed):
             save_predictions(file, plain.index, _predict_mirrors(run, plain, table, bs, device), run.labels)
+            run.record.update(_seal_more(run.folder))
         pairs[split] = plain, read_predictions(file)
     return pairs
 

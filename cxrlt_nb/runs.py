@@ -363,14 +363,24 @@ class Run:
         self.folder = Path(folder).expanduser().resolve()
         (self.folder / 'predictions').mkdir(parents=True, exist_ok=True)
         self.lock = _lock(self.folder)
-        self._set_modes(data.get('credentialed', False))
+        try:
+            self._open()
+        except BaseException:
+            self.lock.release()  # else a second try in this process would find the folder locked
+            raise
+        self.seconds = self._earlier_seconds()
+
+    def _open(self):
+        "Check what the folder holds, and claim it"
+        for leftover in (*self.folder.glob('*.tmp'), *self.folder.glob('predictions/*.tmp')):
+            leftover.unlink()  # of a process that was interrupted while it wrote
+        self._set_modes(self.data.get('credentialed', False))
         for name in _PARTS:
             if (part := self.folder / name).exists() and not part.is_file():
                 raise ValueError(f'{part} is no file, so nothing can be written there. Remove it')
         _claim(self.folder, self.identity)
         if self.finished:
             _check_sealed(self.folder)
-        self.seconds = self._earlier_seconds()
 
     def _set_modes(self, private: bool):
         "Close the folder to all but its owner, or open it as other new folders are"
@@ -415,6 +425,30 @@ class Run:
         self.lock.release()
 
 
+# %% ../nbs/05b_runs.ipynb #8b5b6d25
+def _prediction_table(
+    name: str,  # Of the file, for a message
+    image_ids,  # Ids, (N,)
+    probs: np.ndarray,  # Probabilities, (N,C)
+    labels: list[str],  # Names of the C labels
+) -> pd.DataFrame:  # Indexed by image id, float32
+    "What a file of predictions holds; `ValueError` if a probability is not in [0,1]"
+    wrong = ~((probs >= 0) & (probs <= 1))  # also NaN
+    if wrong.any():
+        raise ValueError(f'{name}: {wrong.sum()} predictions are not in [0,1]; the model may have diverged')
+    table = pd.DataFrame(np.asarray(probs, np.float32), columns=labels)
+    return table.set_axis(pd.Index(np.asarray(image_ids), name='image_id'))
+
+
+def _write_table(
+    table: pd.DataFrame,  # With a named index
+    file: Path,  # Where to, by any name
+    suffix: str,  # ".csv" or ".parquet"
+):
+    "Write a table in the format of a suffix"
+    table.to_csv(file) if suffix == '.csv' else table.to_parquet(file)
+
+
 # %% ../nbs/05b_runs.ipynb #564116b9
 def save_predictions(
     path: Path,  # Where to: .parquet or .csv
@@ -423,13 +457,9 @@ def save_predictions(
     labels: list[str],  # Names of the C labels
 ):
     "Write a parquet or csv file, atomically; `ValueError` if a probability is not in [0,1]"
-    wrong = ~((probs >= 0) & (probs <= 1))  # also NaN
-    if wrong.any():
-        raise ValueError(f'{path.name}: {wrong.sum()} predictions are not in [0,1]; the model may have diverged')
-    table = pd.DataFrame(np.asarray(probs, np.float32), columns=labels)
-    table.index = pd.Index(np.asarray(image_ids), name='image_id')
+    table = _prediction_table(path.name, image_ids, probs, labels)
     with write_atomically(path) as tmp:
-        table.to_csv(tmp) if path.suffix == '.csv' else table.to_parquet(tmp)
+        _write_table(table, tmp, path.suffix)
 
 
 def read_predictions(
@@ -470,6 +500,20 @@ def open_run(
     record = AttrDict(_check_sealed(folder))
     parameters, labels = AttrDict(record.parameters, root=record.get('root', '')), record.data.get('labels', [])
     return AttrDict(folder=folder, name=folder.name, p=parameters, labels=labels, record=record)
+
+
+# %% ../nbs/05b_runs.ipynb #dd71b061
+def _seal_more(
+    folder: Path,  # Folder of a finished run, with a new file of predictions
+) -> dict:  # Its record
+    "Add the files of predictions that a run has got since then to its record; `ValueError` if a run is damaged"
+    with _lock(folder):
+        record, about = _check_sealed(folder), (folder / 'record.json').stat()
+        if 'files' in record:
+            record = _seal(folder, {k: v for k, v in record.items() if k != 'sha256'})
+            write_json(folder / 'record.json', record)
+            os.utime(folder / 'record.json', ns=(about.st_atime_ns, about.st_mtime_ns))
+    return record
 
 
 # %% ../nbs/05b_runs.ipynb #8324af1c

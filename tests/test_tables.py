@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limits import cases
 
 from cxrlt_nb.datasets import CREDENTIALED, read_source
 from cxrlt_nb.table import UNCERTAIN, check_table
 
 LABELS = ['Edema', 'Mass']
-SLOW = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=cases(80), deadline=None, suppress_health_check=list(HealthCheck))
 # What a cell may hold, apart from what it should
 ODD = [
     '',

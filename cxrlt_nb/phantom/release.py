@@ -264,12 +264,22 @@ def _draw_all(root, images, drawn, paths, settings, workers):
 
 
 # %% ../../nbs/phantom/04_release.ipynb #f163d07a
+def _check_tables(root, files):
+    "`ValueError` if a folder holds csv files that are not ours; ours are there if writing them was interrupted"
+    for file in root.glob('*.csv'):
+        rows = files.get(file.name)
+        is_ours = rows is None or file.read_bytes() == rows.to_csv(index=False).encode()
+        if not is_ours or file.name not in (*files, 'mimic-cxr-2.0.0-metadata.csv'):
+            raise ValueError(f'{root} holds csv files but no phantom: give another folder')
+
+
 def _write_files(root, settings, workers):
     "Write images that do not exist yet, then the csv files, and the settings last"
     images, drawn, written = _sample_population(settings)
     table = _as_release(images, written, settings['seed'])
-    sizes = np.array(_draw_all(root, images, drawn, table.path, settings, workers))
     files = {f'{split}.csv': table[table.split == split].drop(columns='split') for split in SPLITS}
+    _check_tables(root, files)
+    sizes = np.array(_draw_all(root, images, drawn, table.path, settings, workers))
     metadata = {'dicom_id': table.dicom_id, 'Rows': sizes[:, 1], 'Columns': sizes[:, 0]}
     files['mimic-cxr-2.0.0-metadata.csv'] = pd.DataFrame(metadata)
     for name, rows in files.items():
@@ -292,8 +302,6 @@ def write_phantom(
             found = read_json(root / PHANTOM_MARKS['file'])
             if found != settings:
                 raise ValueError(f'{root} holds a phantom with settings {found}, not {settings}: give another folder')
-        elif any(root.glob('*.csv')):
-            raise ValueError(f'{root} holds csv files but no phantom: give another folder')
         else:
             few = sum(settings[split] for split in SPLITS) < 500  # drawing them is faster than starting processes
             _write_files(root, settings, workers or (1 if few else cpu_count()))

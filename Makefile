@@ -96,6 +96,8 @@ real: .venv/ready  ## All parts of nbs/07a_real.ipynb, NIH256=... NIH128=...; ha
 		$(MAKE) results-extended GROUP=$$group DATA=nih ROOT="$$NIH128" PRESET=laptop || exit 1; \
 	done
 	$(if $(DRY),,$(BIN)/python scripts/leakage_study.py --data nih --root "$$NIH128")
+	$(if $(DRY),,$(BIN)/python scripts/nih_images.py nih256 --settle "$$NIH256" "$$NIH128" --out data/settle)
+	$(if $(DRY),,$(MAKE) results-extended GROUP=settle DATA=nih ROOT=data/settle PRESET=laptop)
 
 test-study: .venv/ready  ## Test the graph of a small study: interrupted and resumed, a failing training, two pretended GPUs
 	$(BIN)/python tests/study.py

@@ -50,7 +50,7 @@ RETIRED = [
 IDS = {
     'a path of MIMIC-CXR': r'files/p1\d/',
     'a patient of MIMIC-CXR': r'(?<![A-Za-z0-9.])p?1\d{7}(?![A-Za-z0-9]|\.\d)',
-    'a study of MIMIC-CXR': r'(?<![A-Za-z0-9.])s?5\d{7}(?![A-Za-z0-9]|\.\d)',
+    'a study of MIMIC-CXR': r'(?<![A-Za-z0-9.])(?<!seed\d-)s?5\d{7}(?![A-Za-z0-9]|\.\d)',  # not the name of a run
     'an image of MIMIC-CXR': r'\b[0-9a-f]{8}(?:-[0-9a-f]{8}){4}\b',
     'a patient of CheXpert': r'patient\d{5}/study\d',
     'an id of PadChest': r'(?<![\d.])\d{30,}',

@@ -46,11 +46,12 @@ RETIRED = [
     r'no doubt',
     r'no matter what',
 ]
-# Ids as the data sets write them that must not be shown. The phantom's patients and studies begin with 9.
+# Ids as the data sets write them that must not be shown. The phantom's patients and studies begin with 9. The folder of a
+# run ends in its seed and eight hexadecimal digits, which can all be decimal.
 IDS = {
     'a path of MIMIC-CXR': r'files/p1\d/',
-    'a patient of MIMIC-CXR': r'(?<![A-Za-z0-9.])p?1\d{7}(?![A-Za-z0-9]|\.\d)',
-    'a study of MIMIC-CXR': r'(?<![A-Za-z0-9.])(?<!seed\d-)s?5\d{7}(?![A-Za-z0-9]|\.\d)',  # not the name of a run
+    'a patient of MIMIC-CXR': r'(?<![A-Za-z0-9.])(?<!seed\d-)p?1\d{7}(?![A-Za-z0-9]|\.\d)',
+    'a study of MIMIC-CXR': r'(?<![A-Za-z0-9.])(?<!seed\d-)s?5\d{7}(?![A-Za-z0-9]|\.\d)',
     'an image of MIMIC-CXR': r'\b[0-9a-f]{8}(?:-[0-9a-f]{8}){4}\b',
     'a patient of CheXpert': r'patient\d{5}/study\d',
     'an id of PadChest': r'(?<![\d.])\d{30,}',

@@ -46,8 +46,8 @@ RETIRED = [
     r'no doubt',
     r'no matter what',
 ]
-# Ids as the data sets write them that must not be shown. The phantom's patients and studies begin with 9. The folder of a
-# run ends in its seed and eight hexadecimal digits, which can all be decimal.
+# Ids as the data sets write them that must not be shown. The phantom's patients and studies begin with 9. The folder of
+# a run ends in its seed and eight hexadecimal digits, which can all be decimal.
 IDS = {
     'a path of MIMIC-CXR': r'files/p1\d/',
     'a patient of MIMIC-CXR': r'(?<![A-Za-z0-9.])(?<!seed\d-)p?1\d{7}(?![A-Za-z0-9]|\.\d)',

@@ -33,7 +33,7 @@ def home() -> Path:
     return checkout() if (checkout() / 'settings.ini').is_file() else Path.cwd()
 
 
-# %% ../nbs/00_files.ipynb #be415289
+# %% ../nbs/00_files.ipynb #5a1b77c0
 def _check_space(
     path: Path,  # File that is being written
     size: int,  # Bytes that must be free
@@ -50,6 +50,7 @@ def _check_space(
         )
 
 
+# %% ../nbs/00_files.ipynb #5a1b77c3
 def _is_private(
     folder: Path,  # An existing folder
 ) -> bool:
@@ -57,6 +58,7 @@ def _is_private(
     return not folder.stat().st_mode & 0o077
 
 
+# %% ../nbs/00_files.ipynb #be415289
 @contextmanager
 def write_atomically(
     path: str | Path,  # Final name of the file; its folder is made if it is missing

@@ -104,6 +104,7 @@ def _image_id(
     return name.stem if name.suffix.lower() in sum(IMAGE_KINDS.values(), ()) else name.name
 
 
+# %% ../nbs/06a_predict.ipynb #7c52d3e1
 def _image_table(
     images,  # A frame with image_id and path, files, a folder, one image, a csv file, or NAME:FOLDER of a data set
 ) -> pd.DataFrame:  # image_id and path of each image

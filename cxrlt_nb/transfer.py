@@ -159,6 +159,7 @@ def _targets_of(
     return {name: (df, y[kept]) for name, (df, y) in images.items()}, left_out, seen
 
 
+# %% ../nbs/06e_transfer.ipynb #84067da1
 def _score_transfer(
     folders: Sequence[str | Path],  # Folders of finished runs
     sources: Sequence[str],  # Data sets as NAME:FOLDER

@@ -227,7 +227,7 @@ def save(data, rungs, n, folder):
     probabilities = [posterior(p, run.p) for run, fold in zip(runs, folds) for p in fold['split']]
     versions = {'output': before, 'de-calibrated': mean_ensemble(probabilities)[data.labels]}
     labels = label_intervals(y, before, data.truth.patient_id, n=n)
-    labels['chance_p95'] = chance_level(y, before).label_p95
+    labels['chance_p95'] = chance_level(y, before, data.truth.patient_id).label_p95
     bins = pd.concat({scale: reliability(y, p) for scale, p in versions.items()}, names=['scale'])
     tables = dict(folds_ladder=rungs, folds_labels=labels.rename_axis('label'), folds_reliability=bins)
     head = dict(

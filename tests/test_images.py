@@ -278,12 +278,12 @@ def mutated(rng, data):
 
 
 def is_sound_png(data):
-    "Whether the checksum of each part of a PNG file is right, up to its end"
-    at, name = 8, b''
-    while name != b'IEND':
-        size, name = int.from_bytes(data[at : at + 4], 'big'), data[at + 4 : at + 8]
+    "Whether the checksum of each part of a PNG file is right, up to its end, which holds nothing"
+    at = 8
+    while (name := data[at + 4 : at + 8]) != b'IEND':
+        size = int.from_bytes(data[at : at + 4], 'big')
         body, checksum = data[at + 4 : at + 8 + size], data[at + 8 + size : at + 12 + size]
-        if len(checksum) < 4 or zlib.crc32(body) != int.from_bytes(checksum, 'big'):
+        if len(name) < 4 or len(checksum) < 4 or zlib.crc32(body) != int.from_bytes(checksum, 'big'):
             return False
         at += 12 + size
     return True

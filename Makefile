@@ -120,7 +120,7 @@ bench-gpu: .venv/ready  ## Measure the paper's models on a GPU, into nbs/results
 .PHONY: runs/bench.json
 runs/bench.json: .venv/ready
 	@mkdir -p runs && rm -f $@
-	for name in 01_input 02_training 03_evaluation; do \
+	for name in 01_input 02_training 03_evaluation 06_scale; do \
 		$(PAPERMILL) nbs/bench/$$name.ipynb runs/bench_$$name.ipynb -p out '$(CURDIR)/$@' || exit 1; \
 	done
 

@@ -88,6 +88,12 @@ except (ValueError, FileNotFoundError) as e:
     raise WorkflowError(str(e)) from None
 
 folders = {training: PLACE/name for training, name in names.items()}
+if 'forecast' in config:  # a dry run on this machine
+    from cxrlt_nb.bench import cost
+
+    left = {name: trainings[name] for name, folder in folders.items() if not (folder/'record.json').exists()}
+    print(cost.describe_forecast(cost.forecast(left), int(config['forecast'])), file=sys.stderr)
+
 training_of = {folder.name: training for training, folder in folders.items()}
 RECORDS = [folder/'record.json' for folder in folders.values()]
 ON_CPU = 'demo' if DATA == 'phantom' else 'laptop'

@@ -31,6 +31,8 @@ def snakemake_command(rule, asked, given):
     config['preset'] = given['PRESET'] or ('auto' if local else 'paper')
     if devices:
         config['devices'] = devices
+    if given['DRY'] and local:
+        config['forecast'] = given['JOBS'] or (jobs if devices else len(os.sched_getaffinity(0)))
     command = [sys.executable, '-m', 'snakemake', rule, '--profile', f'profiles/{given["PROFILE"]}']
     command += ['--cores' if local else '--jobs', given['JOBS'] or jobs] + (['--dry-run'] if given['DRY'] else [])
     return [*command, '--config', f'given={quote(json.dumps(config))}']

@@ -26,7 +26,7 @@ SOURCES = ['nbs', 'cxrlt_nb', 'tests', 'scripts', 'docs', 'setup.py']
 
 MAX_LINE, MAX_MODULE_LINES, MAX_MODULES, MAX_NAMES, MAX_BYTES = 120, 300, 37, 240, 400_000
 PARAMETRISED = ['05_train', 'study/04_report', 'study/06_evaluate_page', 'study/07_stock_fastai']
-PARAMETRISED += ['bench/01_input', 'bench/02_training', 'bench/03_evaluation', 'bench/04_gpu']
+PARAMETRISED += [f'bench/{o}' for o in ('01_input', '02_training', '03_evaluation', '04_gpu', '06_scale')]
 
 # Words that CONTRIBUTING.md replaces, each as a regular expression.
 RETIRED = [

@@ -24,7 +24,7 @@ MODULES = sorted(o for o in ROOT.glob('cxrlt_nb/**/*.py') if o.stem not in ('__i
 SCRIPTS = sorted([*ROOT.glob('tests/*.py'), *ROOT.glob('scripts/*.py'), *ROOT.glob('docs/*.py'), ROOT / 'setup.py'])
 SOURCES = ['nbs', 'cxrlt_nb', 'tests', 'scripts', 'docs', 'setup.py']
 
-MAX_LINE, MAX_MODULE_LINES, MAX_MODULES, MAX_NAMES, MAX_BYTES = 120, 300, 37, 240, 400_000
+MAX_LINE, MAX_MODULE_LINES, MAX_MODULES, MAX_NAMES, MAX_BYTES = 120, 300, 38, 245, 400_000
 PARAMETRISED = ['05_train', 'study/04_report', 'study/06_evaluate_page', 'study/07_stock_fastai']
 PARAMETRISED += [f'bench/{o}' for o in ('01_input', '02_training', '03_evaluation', '04_gpu', '06_scale')]
 

@@ -25,6 +25,7 @@ from reference import names_of, page_of, rename_links, slug
 MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
+MIN_FINE_DPI = 140
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
 
 # What a page shows of its code
@@ -173,21 +174,33 @@ class Prose(Processor):
 # Figures
 
 
+def opened(png):
+    return Image.open(io.BytesIO(base64.b64decode(png)))
+
+
 def is_plot(png):
     "Mostly white, and few levels of gray: a plot, which may be inverted on a dark page; a radiograph may not"
-    rgb = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')).astype(int)
+    rgb = np.asarray(opened(png).convert('RGB')).astype(int)
     grays = rgb[..., 0][np.ptp(rgb, axis=2) < 8]
     common = (np.bincount(grays, minlength=256) > 0.001 * rgb[..., 0].size).sum()
     return (rgb.min(axis=2) > 245).mean() > 0.5 and common < 13
 
 
+def width_attribute(png):
+    "The width of a picture that states twice the usual resolution: its size in inches, 96 CSS pixels each"
+    image = opened(png)
+    dpi = image.info.get('dpi', (0, 0))[0]
+    return f'width="{96 * image.width / dpi:.0f}" ' if dpi > MIN_FINE_DPI else ''
+
+
 def mark_plots(page):
-    "Give the plots of a finished page, which are embedded in it, the class `plot`"
+    "Give the plots of a finished page, which are embedded in it, the class `plot`, and fine pictures their width"
 
     def mark(m):
-        return f'<span class="plot">{m[0]}</span>' if is_plot(m[1]) else m[0]
+        picture = f'<img {width_attribute(m[2])}{m[1]}'
+        return f'<span class="plot">{picture}</span>' if is_plot(m[2]) else picture
 
-    return re.sub(r'<img [^>]*src="data:image/png;base64,([^"]+)"[^>]*>', mark, page)
+    return re.sub(r'<img ([^>]*src="data:image/png;base64,([^"]+)"[^>]*>)', mark, page)
 
 
 def keep_intervals_together(page):

@@ -154,9 +154,11 @@ class MultiLabelLoss(nn.Module):
         return _reduce_loss(loss, self.reduction)
 
     def activation(self, logits: Tensor) -> Tensor:
+        "Probabilities of logits"
         return torch.sigmoid(logits)
 
     def decodes(self, probs: Tensor) -> Tensor:
+        "Answers of probabilities: True above `thresh`"
         return probs > self.thresh
 
     def extra_repr(self) -> str:

@@ -224,6 +224,13 @@ def without_progress(cell):
         cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
 
 
+def plain_numbers(cell):
+    "Show NumPy's numbers as numbers: 0.7 for np.float64(0.7)"
+    for output in cell.get('outputs', []):
+        if text := output.get('data', {}).get('text/plain'):
+            output['data']['text/plain'] = re.sub(r'np\.(?:float|int|bool)\w*\(([^()]+)\)', r'\1', ''.join(text))
+
+
 def plain_front(cell):
     "Drop the page's output name: the file already has it"
     if cell.cell_type == 'raw' and cell.source:
@@ -238,4 +245,4 @@ class Procs(FilterDefaults):
 
     def base_procs(self):
         kept = [o for o in super().base_procs() if o not in self.without and o.__name__ not in self.without_names]
-        return [without_progress, named_figures, Entries, *kept, Prose, plain_front]
+        return [without_progress, plain_numbers, named_figures, Entries, *kept, Prose, plain_front]

@@ -76,6 +76,8 @@ def fold_cells(cells, is_result):
         directives = DIRECTIVES.match(cell.source)[0] if cell.cell_type == 'code' else ''
         hidden = re.search(r'(hide|export|default_exp|exec_doc|echo: *false|include: *false)', directives)
         summary = summary_of(cell, is_result) if cell.cell_type == 'code' and cell.source and not hidden else None
+        if summary == 'Tests':
+            cell.outputs = []  # what a test shows is no part of the explanation
         plain = 'code-summary' in directives or not directives  # no caption that would be lost
         if summary == before and summary in ('Tests', 'Code') and plain and not out[-1].outputs:
             out[-1].source += f'\n\n{without_directives(cell)}'

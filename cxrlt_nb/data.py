@@ -145,6 +145,7 @@ class Findings(MultiCategory):
     "The names of an image's findings; shown as a title, or below an earlier one as a prediction"
 
     def show(self, ctx=None, **kwargs):
+        "Show the findings as a title; below a title that exists, as predicted ones"
         text = ', '.join(self) or 'none of the labels'
         if isinstance(ctx, Axes) and ctx.get_title():
             text = f'predicted: {text}'

@@ -64,7 +64,8 @@ def plot_sizes(
     ax = plt.subplots()[1] if ax is None else ax
     n = df[['width', 'height']].dropna().astype(int).value_counts(ascending=True)
     width, height = (n.index.get_level_values(side) for side in ('width', 'height'))
-    dots = ax.scatter(width, height, s=6, c=n, norm=LogNorm(1, max(n.max(), 2)), cmap='copper_r', linewidths=0)
+    norm = LogNorm(1, max(n.max(), 2))
+    dots = ax.scatter(width, height, s=6, c=n, norm=norm, cmap='copper_r', linewidths=0, rasterized=True)
     top = 1.05 * max(width.max(), height.max())
     for ratio in (0.26, 1, 2.72):
         style = '-' if ratio == 1 else '--'

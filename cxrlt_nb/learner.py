@@ -319,13 +319,16 @@ class Checkpoint(Callback):
         self.file, self.table, self.say = Path(folder) / 'checkpoint.pt', Path(folder) / 'history.csv', say
 
     def saved(self) -> dict | None:
+        "The state of the last checkpoint, or None if there is none"
         return _read_checkpoint(self.file) if self.file.exists() else None
 
     def save(self, state: dict):
+        "Write a checkpoint; an interruption leaves the one before"
         with write_atomically(self.file, _n_bytes(state)) as tmp:
             torch.save(state, tmp)
 
     def before_fit(self):
+        "Load the checkpoint of the folder, if there is one, and say so"
         self.history, self.first, self.within = [], 0, None
         if state := self.saved():
             _restore(self.learn, state)
@@ -334,10 +337,12 @@ class Checkpoint(Callback):
             self.say(f'resuming after epoch {self.first} of {self.n_epoch}{more}')
 
     def before_train(self):
+        "Start the clock of an epoch, and continue the count of steps"
         self.start, self.losses = time.perf_counter(), []
         self.learn.train_iter = self.epoch * len(self.dls.train)  # a resumed log continues where it was
 
     def after_loss(self):
+        "Note the loss of a training batch; `FloatingPointError` if it is not finite"
         if not self.training:
             return
         self.losses.append(self.loss.detach())
@@ -356,11 +361,13 @@ class Checkpoint(Callback):
                 )
 
     def after_train(self):
+        "Compute the speed of the epoch in images per second, and check its last losses"
         images = self.dls.train.bs * len(self.dls.train) * max(1, num_distrib())
         self.images_per_s = images / (time.perf_counter() - self.start)
         self._check_losses(self.n_iter - 1)
 
     def after_epoch(self):
+        "Add a row to the history, save both files and print a line; skipped epochs are left out"
         if self.epoch < self.first or rank_distrib():
             return  # an epoch that was skipped; or not the first of several processes, which writes for all
         self.history.append(_history_row(self.learn, self.images_per_s))
@@ -539,7 +546,7 @@ def fit(
     cbs: Sequence[Callback] = (),  # Further fastai callbacks
     say: Callable = print,  # Called with one line per epoch
     checkpoint_minutes: float = 10.0,  # Between checkpoints inside an epoch
-) -> pd.DataFrame:  # One row per epoch: lr, losses, metrics, memory, speed
+) -> pd.DataFrame:  # One row per epoch: lr, losses, metrics, peak_memory (bytes of the GPU), images_per_s
     "Train, or resume what `folder` holds; the learner has the weights of the last epoch; SIGTERM: `SystemExit(75)`"
     checkpoint, lrs = Checkpoint(folder, say), np.array([lr * body_lr, lr])
     callbacks = [_SeedEpochs(seed), _Progress(say), checkpoint, *cbs]

@@ -145,6 +145,7 @@ class MultiLabelLoss(nn.Module):
         fn(torch.zeros(1, 1), torch.zeros(1, 1), reduction=reduction, **params)  # refuses a wrong parameter here
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        "The loss of `(B,C)` logits and targets, without those that are NaN"
         t = targets.as_subclass(Tensor)
         unknown = t.isnan()
         loss = self.fn(logits, t.masked_fill(unknown, 0), reduction='none', **self.params)
@@ -154,12 +155,15 @@ class MultiLabelLoss(nn.Module):
         return _reduce_loss(loss, self.reduction)
 
     def activation(self, logits: Tensor) -> Tensor:
+        "Probabilities of logits"
         return torch.sigmoid(logits)
 
     def decodes(self, probs: Tensor) -> Tensor:
+        "Answers of probabilities: True above `thresh`"
         return probs > self.thresh
 
     def extra_repr(self) -> str:
+        "The parameters, as the module is printed"
         shown = {**self.params, 'reduction': self.reduction, 'thresh': self.thresh}
         return ', '.join(f'{name}={value}' for name, value in shown.items())
 

@@ -1,4 +1,4 @@
-"""Predict new images with finished runs, each image together with its mirror
+"""Predict new images, one or a folder of them, with finished runs; each image together with its mirror
 
 Docs: https://cxrlt-nb.github.io/cxrlt_nb/predict.html.md"""
 

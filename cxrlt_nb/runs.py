@@ -400,9 +400,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        "Whether the run has its record, which is written last"
         return (self.folder / 'record.json').is_file()
 
     def record(self) -> dict:
+        "The contents of `record.json`; `ValueError` if it is damaged"
         return _read_part(self.folder, 'record.json')
 
     @contextmanager

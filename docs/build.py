@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import Counter
 from configparser import ConfigParser
-from functools import partial
 from pathlib import Path
 
 import yaml
@@ -35,7 +34,7 @@ from cxrlt_nb.study.runner import write_html
 STAGE, OUT, NODE = ROOT / '_proc', ROOT / '_site', ROOT / 'docs/node_modules'
 KATEX = 'site_libs/katex'
 API_LIST = '<!-- the list of names: docs/build.py -->'
-OPTIONS = '<!-- the options: docs/build.py -->'
+OPTIONS = re.compile(r'<!-- the options of (\w+): docs/build.py -->')
 SAMPLE = 'study/sample_report.html'
 MAX_RELATED = 6
 
@@ -97,23 +96,20 @@ def stage_notebook(file, section, reference):
     write_nb(nb, to)
 
 
-def options_of_commands():
-    "The help of each command, folded"
-    cxrlt = [Path(sys.executable).parent / 'cxrlt']
+def options_of(command):
+    "The help of a command, folded"
+    ask = [Path(sys.executable).parent / 'cxrlt', command, '--help']
     env = os.environ | dict(COLUMNS='90')
-    help_of = partial(subprocess.run, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    commands = re.findall(r'^    (\w+)(?: |$)', help_of([*cxrlt, '--help']).stdout, re.M)
-    for name in commands:
-        text = help_of([*cxrlt, name, '--help']).stdout
-        summary = f'<summary>cxrlt {name} --help</summary>'
-        yield f'<details class="options">{summary}\n\n<pre>{html.escape(text)}</pre>\n\n</details>\n'
+    text = subprocess.run(ask, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    summary = f'<summary>cxrlt {command} --help</summary>'
+    return f'<details class="options">{summary}\n\n<pre>{html.escape(text)}</pre>\n\n</details>\n'
 
 
 def add_options(cells):
-    "Fill in the options of the command line"
+    "Fill in the options of each command"
     for cell in cells:
         if cell.cell_type == 'markdown':
-            cell.source = cell.source.replace(OPTIONS, '\n'.join(options_of_commands()))
+            cell.source = OPTIONS.sub(lambda m: options_of(m[1]), cell.source)
 
 
 def include(m):

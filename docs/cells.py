@@ -25,6 +25,7 @@ from reference import names_of, page_of, rename_links, slug
 MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
+MIN_FINE_DPI = 140
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
 
 # What a page shows of its code
@@ -75,6 +76,8 @@ def fold_cells(cells, is_result):
         directives = DIRECTIVES.match(cell.source)[0] if cell.cell_type == 'code' else ''
         hidden = re.search(r'(hide|export|default_exp|exec_doc|echo: *false|include: *false)', directives)
         summary = summary_of(cell, is_result) if cell.cell_type == 'code' and cell.source and not hidden else None
+        if summary == 'Tests':
+            cell.outputs = []  # what a test shows is no part of the explanation
         plain = 'code-summary' in directives or not directives  # no caption that would be lost
         if summary == before and summary in ('Tests', 'Code') and plain and not out[-1].outputs:
             out[-1].source += f'\n\n{without_directives(cell)}'
@@ -173,21 +176,33 @@ class Prose(Processor):
 # Figures
 
 
+def opened(png):
+    return Image.open(io.BytesIO(base64.b64decode(png)))
+
+
 def is_plot(png):
     "Mostly white, and few levels of gray: a plot, which may be inverted on a dark page; a radiograph may not"
-    rgb = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')).astype(int)
+    rgb = np.asarray(opened(png).convert('RGB')).astype(int)
     grays = rgb[..., 0][np.ptp(rgb, axis=2) < 8]
     common = (np.bincount(grays, minlength=256) > 0.001 * rgb[..., 0].size).sum()
     return (rgb.min(axis=2) > 245).mean() > 0.5 and common < 13
 
 
+def width_attribute(png):
+    "The width of a picture that states twice the usual resolution: its size in inches, 96 CSS pixels each"
+    image = opened(png)
+    dpi = image.info.get('dpi', (0, 0))[0]
+    return f'width="{96 * image.width / dpi:.0f}" ' if dpi > MIN_FINE_DPI else ''
+
+
 def mark_plots(page):
-    "Give the plots of a finished page, which are embedded in it, the class `plot`"
+    "Give the plots of a finished page, which are embedded in it, the class `plot`, and fine pictures their width"
 
     def mark(m):
-        return f'<span class="plot">{m[0]}</span>' if is_plot(m[1]) else m[0]
+        picture = f'<img {width_attribute(m[2])}{m[1]}'
+        return f'<span class="plot">{picture}</span>' if is_plot(m[2]) else picture
 
-    return re.sub(r'<img [^>]*src="data:image/png;base64,([^"]+)"[^>]*>', mark, page)
+    return re.sub(r'<img ([^>]*src="data:image/png;base64,([^"]+)"[^>]*>)', mark, page)
 
 
 def keep_intervals_together(page):
@@ -211,6 +226,13 @@ def without_progress(cell):
         cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
 
 
+def plain_numbers(cell):
+    "Show NumPy's numbers as numbers: 0.7 for np.float64(0.7)"
+    for output in cell.get('outputs', []):
+        if text := output.get('data', {}).get('text/plain'):
+            output['data']['text/plain'] = re.sub(r'np\.(?:float|int|bool)\w*\(([^()]+)\)', r'\1', ''.join(text))
+
+
 def plain_front(cell):
     "Drop the page's output name: the file already has it"
     if cell.cell_type == 'raw' and cell.source:
@@ -225,4 +247,4 @@ class Procs(FilterDefaults):
 
     def base_procs(self):
         kept = [o for o in super().base_procs() if o not in self.without and o.__name__ not in self.without_names]
-        return [without_progress, named_figures, Entries, *kept, Prose, plain_front]
+        return [without_progress, plain_numbers, named_figures, Entries, *kept, Prose, plain_front]

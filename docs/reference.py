@@ -65,6 +65,8 @@ def heading(name, file, line, level):
 def callable_entry(mod, name, obj, line, level):
     "The entry of a function, class or method: nbdev's own, under our heading"
     text = show_doc(obj, name=name)._repr_markdown_()
+    if text.rstrip().endswith('```'):  # nothing after the signature
+        raise ValueError(f'{mod.__name__}: {name} has no docstring, so its entry on the site would be empty')
     return heading(name, mod.__file__, line, level) + text.split(f'### {name}\n\n', 1)[1]
 
 

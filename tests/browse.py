@@ -343,7 +343,20 @@ def test_a_page_shows_the_imports_of_its_code():
 
 def test_the_command_line_page_lists_all_options():
     text = (SITE / 'cli.html').read_text()
-    assert text.count('<details class="options">') >= 9 and '--tta-how' in text and '--checkpoint_minutes' in text
+    commands = re.findall(r'<summary>cxrlt (\w+) --help</summary>', text)
+    assert len(commands) >= 10 and '--tta-how' in text and '--checkpoint_minutes' in text
+    assert [o for o in commands if f'cxrlt {o} ' not in re.sub('<[^>]+>', '', text)] == [], 'a command without example'
+    assert text.rindex('<details class="options">') < text.index('How it works</h2>'), 'the code comes last'
+
+
+def test_pictures_of_twice_the_resolution_have_the_usual_size():
+    widths = re.findall(r'<img width="(\d+)" [^>]*src="data:image/png', (SITE / 'data.html').read_text())
+    assert len(widths) >= 3 and all(300 < int(o) < 800 for o in widths), widths
+
+
+def test_no_page_shows_a_stray_message():
+    found = re.compile(r'Could not do one pass in your dataloader|\w+Warning: |np\.float64\(\d')
+    assert [o for o in PAGES if found.search((SITE / o).read_text())] == []
 
 
 @pytest.fixture(scope='module')
@@ -446,6 +459,7 @@ QUERIES = {
     'patient folds': ['folds.html'],
     'DICOM': ['images.html', 'own_data.html', 'faq.html'],
     'predict': ['predict.html'],
+    'predict one image': ['predict.html', 'ten_minutes.html'],
     'GPU': ['distributed.html', 'cluster.html'],
     'resume': ['faq.html', 'learner.html'],
 }

@@ -559,7 +559,7 @@ def create_model(
     arch: str,  # timm's name of the backbone, or a name in `CHEST_MODELS`
     n_labels: int,  # Outputs, one per finding
     weights: str | Path,  # 'pretrained', 'scratch', 'hf-hub:…' or the path of a local file
-    drop_rate: float = 0.2,  # Dropout before the classifier; the paper gives no rate (decision 6)
+    drop_rate: float = 0.2,  # Dropout before the classifier; the paper gives no rate
     in_chans: int = 1,  # Input channels; a radiograph has one
     size: int | None = None,  # Side of the images in pixels; an architecture with a fixed input size is built for it
     **kwargs: Any,  # Further arguments of `timm.create_model`

@@ -612,6 +612,7 @@ d = {
                 'cxrlt_nb/learner.py',
             ),
             'cxrlt_nb.learner._body_and_head': ('learner.html#_body_and_head', 'cxrlt_nb/learner.py'),
+            'cxrlt_nb.learner._check_network': ('learner.html#_check_network', 'cxrlt_nb/learner.py'),
             'cxrlt_nb.learner._evaluate': ('learner.html#_evaluate', 'cxrlt_nb/learner.py'),
             'cxrlt_nb.learner._fastai_metric': ('learner.html#_fastai_metric', 'cxrlt_nb/learner.py'),
             'cxrlt_nb.learner._find': ('learner.html#_find', 'cxrlt_nb/learner.py'),

@@ -771,7 +771,7 @@ def _add_others(
         _REPLICATES,
     )
 
-    text = 'differences between runs on the same held-out images, with 95 %% intervals over patients'
+    text = 'differences between runs on the same held-out images, with intervals of 95 percent over patients'
     runs = _path('runs', 'folders of finished runs; all are compared with the first', nargs='+', metavar='RUN')
     table = _path('--out', 'folder for comparison.csv')
     _add(commands, 'compare', _compare, text, runs, _ROOT, _REPLICATES, table)

@@ -361,8 +361,8 @@ def _as_table(rows, metric, counts):
 
 # %% ../nbs/04b_intervals.ipynb #94011b56
 def bootstrap(
-    y_true,  # Targets, 0/1, `(N,C)`
-    y_score,  # Scores `(N,C)`
+    y_true,  # Targets, 0/1, `(N,C)`; NaN is unknown, and left out for this label
+    y_score,  # Scores `(N,C)`; for F1 probabilities in [0,1]
     patient_id,  # Patient of each row; all images of one are drawn together
     metric='map',  # A name in `METRICS` gives a Series; a list of names gives a frame
     n: int = 1000,  # Replicates
@@ -370,7 +370,7 @@ def bootstrap(
     level: float = 0.95,  # Coverage of the interval
     threshold=0.5,  # For F1: one number, or one per label
     method: str = 'basic',  # See `interval`
-):  # value, low, high; bias: mean replicate − value; labels averaged; short: replicates that lack one of them
+):  # value, low, high; bias: mean replicate − value; labels: number averaged; short: replicates that lack one of them
     "Macro metric with its interval over patients"
     rows = {}
     for m, e in estimates(y_true, y_score, patient_id, n, seed, threshold, _metric_names(metric)).items():

@@ -535,6 +535,17 @@ def _one_cycle(
     return ParamScheduler({'lr': combined_cos(0.25, lrs / 25, lrs, lrs / 1e5)})
 
 
+def _check_network(
+    learn: Learner,  # About to train
+    file: Path,  # The checkpoint
+    state: dict | None,  # Its content
+):
+    "`ValueError` if a checkpoint is of another network"
+    ours = {name: o.shape for name, o in get_model(learn.model).state_dict().items()}
+    if state and ours != {name: o.shape for name, o in state['model'].items()}:
+        raise ValueError(f'{file} holds another network, so it cannot be resumed; give another folder')
+
+
 def fit(
     learn: Learner,  # From `make_learner`
     folder: str | Path,  # The run's folder
@@ -556,8 +567,11 @@ def fit(
     if body_lr == 0:
         learn.freeze()
     state = checkpoint.saved()
+    _check_network(learn, checkpoint.file, state)
     done = state['epoch'] + 1 if state else 0
-    if epochs > done:
+    if epochs <= done:
+        say(f'{checkpoint.file} has all {done} epochs: its weights are loaded, nothing is trained')
+    else:
         with learn.no_bar(), learn.no_logging(), _watch_sigterm() as asked:
             callbacks.append(_CheckpointInside(checkpoint, checkpoint_minutes, asked))
             learn.fit(epochs, lr=list(lrs), cbs=callbacks, start_epoch=done)

@@ -155,7 +155,7 @@ class MultiLabelLoss(nn.Module):
         return _reduce_loss(loss, self.reduction)
 
     def activation(self, logits: Tensor) -> Tensor:
-        "Probabilities of logits"
+        "Sigmoid of logits; with focal loss no calibrated probability, see `metrics.focal_posterior`"
         return torch.sigmoid(logits)
 
     def decodes(self, probs: Tensor) -> Tensor:

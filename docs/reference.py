@@ -62,9 +62,19 @@ def heading(name, file, line, level):
     return f'{"#" * level} {name} {{#{name} .api}}\n\n{link}\n\n'
 
 
+def with_comment_of_kwargs(text, obj):
+    "fastcore gives the comment of a last `**kwargs` to what is returned; put it back"
+    function = obj.__init__ if inspect.isclass(obj) else obj
+    try:
+        has_own = re.search(r'^\s*\)( -> .*)?:  # ', inspect.getsource(function), re.M)
+    except (OSError, TypeError):
+        return text
+    return text if has_own else re.sub(r'^(\s*\*\*\w+[^\n]*)\n(\).*?:) # (.*)$', r'\1, # \3\n\2', text, flags=re.M)
+
+
 def callable_entry(mod, name, obj, line, level):
     "The entry of a function, class or method: nbdev's own, under our heading"
-    text = show_doc(obj, name=name)._repr_markdown_()
+    text = with_comment_of_kwargs(show_doc(obj, name=name)._repr_markdown_(), obj)
     if text.rstrip().endswith('```'):  # nothing after the signature
         raise ValueError(f'{mod.__name__}: {name} has no docstring, so its entry on the site would be empty')
     return heading(name, mod.__file__, line, level) + text.split(f'### {name}\n\n', 1)[1]

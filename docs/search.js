@@ -16,11 +16,12 @@
     text: wordsOf(entry.text).map(stem),
   });
 
-  const score = ({ entry, page, heading, text }, query) => {
+  // `all`: whether every word must be found
+  const score = ({ entry, page, heading, text }, query, all) => {
     let sum = 0, inHeading = 0;
     for (const word of query) {
       const h = fit(heading, word), best = Math.max(8 * h, 4 * fit(page, word), 2 * fit(text, word));
-      if (!best) return 0;
+      if (!best && all) return 0;
       sum += best;
       inHeading += h;
     }
@@ -33,7 +34,12 @@
       const query = wordsOf(text).map(stem);
       if (!window.searchIndex || !query.length) return [];
       prepared ??= window.searchIndex.map(prepare);
-      const hits = prepared.map(o => ({ item: o.entry, score: score(o, query) })).filter(o => o.score);
+      const isName = entry => entry.section === text.trim();  // a public name, written as in the code, comes first
+      const find = all => prepared
+        .map(o => ({ item: o.entry, score: score(o, query, all) * (isName(o.entry) ? 5 : 1) }))
+        .filter(o => o.score);
+      let hits = find(true);
+      if (!hits.length) hits = find(false);
       return hits.sort((a, b) => b.score - a.score).slice(0, limit);
     }
   };

@@ -558,11 +558,40 @@ def _transfer(args: argparse.Namespace):
     print(args.out)
 
 
+# %% ../nbs/08_cli.ipynb #f9b73a83
+def _scale(
+    predictions: Path,  # A file of `cxrlt predict`
+    file: Path,  # A file of `cxrlt thresholds`
+    points: dict,  # What is in it
+) -> str:  # "tta", if images and their mirrors were averaged, or "single"
+    "Which thresholds belong to predictions; `ValueError` if they were learned on another scale or from other networks"
+    record = predictions.with_suffix('.json')
+    said = read_json(record) if record.is_file() else {}
+    if not {'runs', 'tta', 'how'} <= set(said):
+        raise ValueError(
+            f'{predictions} has no record {record.name} of cxrlt predict, so nobody knows whether the thresholds of '
+            f'{file} are for its scale: predict again, or give a number or a json file of numbers by finding'
+        )
+    if said.get('calibrated'):
+        raise ValueError(
+            f'{predictions} is calibrated, and the thresholds of {file} are for predictions as the networks give '
+            'them: predict without --calibrate'
+        )
+    if said['how'] != 'prob' or said['tta'] not in ('prob', None):
+        raise ValueError(
+            f'{file} has thresholds for means of probabilities; predict {predictions} without --how and --tta-how'
+        )
+    if sorted(o['weights'] for o in said['runs']) != sorted(points['runs'].values()):
+        raise ValueError(f'{file} was made for the weights of {", ".join(points["runs"])}, not those of {predictions}')
+    return 'tta' if said['tta'] else 'single'
+
+
 # %% ../nbs/08_cli.ipynb #14759e79
 def _threshold(
     text: str,  # A number, a json file of numbers by finding, or one of cxrlt thresholds, FILE:RULE
+    predictions: Path,  # What it is applied to
 ) -> object:  # A number, or a Series by finding
-    "The threshold of a positive prediction; `ValueError` if the text is neither a number nor a json file"
+    "The threshold of a positive prediction; `ValueError` if it is no number and no json file, or of another scale"
     import pandas as pd
 
     file, _, rule = text.rpartition(':') if ':' in text else (text, '', 'f1')
@@ -572,11 +601,13 @@ def _threshold(
         if not Path(file).is_file():
             raise ValueError(f'threshold {text!r} must be a number, or a json file of cxrlt thresholds') from None
     found = read_json(Path(file))
-    if 'tta' not in found:
-        return pd.Series(found, dtype='float64')
     from cxrlt_nb.decisions import points_table
+    from cxrlt_nb.evaluate import _finding
 
-    return points_table(found['tta'], rule).threshold.fillna(float('inf'))
+    if 'tta' not in found:
+        return pd.Series(found, dtype='float64').rename(index=_finding)
+    learned = points_table(found[_scale(predictions, Path(file), found)], rule).threshold
+    return learned.rename(index=_finding).fillna(float('inf'))
 
 
 def _write_page(
@@ -606,7 +637,7 @@ def _evaluate(args: argparse.Namespace):
     _prepare(args.out)
     by = None if args.by is None else [o.strip() for o in args.by.split(',') if o.strip()]
     asked = dict(patients=args.patients, by=by, against=args.against, mapping=args.map, image_id=args.id)
-    options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold), n=args.n)
+    options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold, args.predictions), n=args.n)
     try:
         done = write_evaluation(args.predictions, args.labels, args.out, **asked, **options)
     except ValueError as e:

@@ -213,6 +213,7 @@ d = {
             'cxrlt_nb.cli._train': ('cli.html#_train', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._training_folder': ('cli.html#_training_folder', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._transfer': ('cli.html#_transfer', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._usual': ('cli.html#_usual', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._value': ('cli.html#_value', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._verify': ('cli.html#_verify', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._weights': ('cli.html#_weights', 'cxrlt_nb/cli.py'),

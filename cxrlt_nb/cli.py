@@ -356,6 +356,20 @@ def _decided(
     return p, decisions, dict(calibrated=args.calibrate or False, rule=rule, prevalence=used, thresholds=cut)
 
 
+# %% ../nbs/08_cli.ipynb #32d42eb6
+def _usual(
+    runs: list[Path],  # Folders of the runs
+    points: dict | None,  # From `_points`
+) -> dict:  # Share of the validation images by label; empty if no run knows it
+    "How common each finding was where the runs were validated: of the operating points in use, or of the first run"
+    from cxrlt_nb.decisions import read_points
+
+    file = runs[0] / 'operating_points.json'
+    if points is None:
+        points = read_points(file, runs[:1]) if file.is_file() else {}
+    return {label: o['prevalence'] for label, o in points.items()}
+
+
 # %% ../nbs/08_cli.ipynb #3769537d
 def _write_prediction_page(
     args: argparse.Namespace,  # Of `cxrlt predict`
@@ -369,7 +383,6 @@ def _write_prediction_page(
     from cxrlt_nb.predict import _image_table, open_model
 
     run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
-    usual = {label: o['prevalence'] for label, o in (points or {}).items()}
     names = [o.resolve().name for o in args.runs]
     intro = [f'Predicted by the run {names[0]}.' if len(names) == 1 else f'Mean of the runs {", ".join(names)}.']
     if maps and len(names) > 1:
@@ -379,7 +392,7 @@ def _write_prediction_page(
     with tempfile.TemporaryDirectory() as tmp:
         how = dict(dicom=args.dicom, any_modality=args.any_modality)
         store = build_cache(table, tmp, run.p.size, run.p.resize, **how)
-        write_page(args.page, run, store, p, decisions, usual, maps, intro)
+        write_page(args.page, run, store, p, decisions, _usual(args.runs, points), maps, intro)
     return args.page
 
 

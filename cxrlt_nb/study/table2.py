@@ -174,7 +174,7 @@ def _targets(
     p: pd.DataFrame,  # Predictions of held-out images
     phase: str,  # "development", "testing" or "both"
 ) -> pd.DataFrame | None:
-    "Targets of a phase, NaN where unknown; only labels with both values; None if there are none, or a split is withheld"
+    "Targets of a phase, NaN where unknown; only labels with both values; None if there are none or a split is withheld"
     ids = p.index[df.split.loc[p.index].isin(_PHASES[phase])]
     y = df.loc[ids, list(p)]
     withheld = y.isna().all(axis=1).groupby(df.split.loc[ids]).all()

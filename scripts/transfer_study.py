@@ -107,6 +107,7 @@ def main(
     table, about = _score_transfer([o.folder for o in runs], sources, n=n)
     names = dict(zip(table.data.unique(), roots))
     table = table.assign(data=table.data.map(names)).drop(columns='trained_on')
+    table['own'] = table.run == 'trained_on_' + table.data  # parts of NIH share patients
     more = dict(data=f'{kind}, {" and ".join(roots)}', labels=about['labels'])
     more |= dict(images_left_out={names[k]: o['left_out'] for k, o in about['data sets'].items()})
     more |= dict(interval=f'95 %, basic, {n} replicates over patients, seed 0')

@@ -89,7 +89,7 @@ def save(path, table, runs, **more):
 
 @call_parse
 def main(
-    nih: Annotated[list[str], dict(nargs=2)] = None,  # Folders of two parts of NIH ChestX-ray14
+    nih: Annotated[Path, dict(nargs=2)] = None,  # Folders of two parts of NIH ChestX-ray14
     patients: int = 1000,  # Of each phantom hospital
     n: int = 1000,  # Replicates
     out: Path = None,  # Where the runs and the table are written, if not to runs/transfer and nbs/results
@@ -99,7 +99,7 @@ def main(
     kind = 'nih' if nih else 'phantom'
     place = Path(out or home() / f'runs/transfer{"-nih" if nih else ""}').resolve()
     if nih:
-        roots = {Path(o).resolve().name: Path(o).resolve() for o in nih}
+        roots = {o.resolve().name: o.resolve() for o in nih}
     else:
         roots = {o: write_hospital(place / o, o, patients, seed) for seed, o in enumerate(HOSPITALS, start=1)}
     runs = [train(kind, root, place / f'trained_on_{name}') for name, root in roots.items()]

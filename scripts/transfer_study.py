@@ -3,7 +3,7 @@
 Trains a small model on each of two hospitals and scores both models on both, as `cxrlt transfer` does. The hospitals
 are phantoms with other prevalences and another style of image: the second has brighter, flatter and noisier images
 with a letter in a corner, and its findings are rarer. Writes `nbs/results/transfer.csv` (two minutes on one core).
-With two folders of NIH ChestX-ray14, `--nih NIH256 NIH128`, writes `transfer_nih.csv` (ten minutes): one is a
+With two folders of NIH ChestX-ray14, `--nih NIH256 NIH128`, writes `transfer_nih.csv` (four minutes): one is a
 selection of other people, in which findings are commoner, the other a run of consecutive images. Interrupted, it
 resumes.
 """

@@ -356,6 +356,20 @@ def _decided(
     return p, decisions, dict(calibrated=args.calibrate or False, rule=rule, prevalence=used, thresholds=cut)
 
 
+# %% ../nbs/08_cli.ipynb #32d42eb6
+def _usual(
+    runs: list[Path],  # Folders of the runs
+    points: dict | None,  # From `_points`
+) -> dict:  # Share of the validation images by label; empty if no run knows it
+    "How common each finding was where the runs were validated: of the operating points in use, or of the first run"
+    from cxrlt_nb.decisions import read_points
+
+    file = runs[0] / 'operating_points.json'
+    if points is None:
+        points = read_points(file, runs[:1]) if file.is_file() else {}
+    return {label: o['prevalence'] for label, o in points.items()}
+
+
 # %% ../nbs/08_cli.ipynb #3769537d
 def _write_prediction_page(
     args: argparse.Namespace,  # Of `cxrlt predict`
@@ -369,7 +383,6 @@ def _write_prediction_page(
     from cxrlt_nb.predict import _image_table, open_model
 
     run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
-    usual = {label: o['prevalence'] for label, o in (points or {}).items()}
     names = [o.resolve().name for o in args.runs]
     intro = [f'Predicted by the run {names[0]}.' if len(names) == 1 else f'Mean of the runs {", ".join(names)}.']
     if maps and len(names) > 1:
@@ -379,7 +392,7 @@ def _write_prediction_page(
     with tempfile.TemporaryDirectory() as tmp:
         how = dict(dicom=args.dicom, any_modality=args.any_modality)
         store = build_cache(table, tmp, run.p.size, run.p.resize, **how)
-        write_page(args.page, run, store, p, decisions, usual, maps, intro)
+        write_page(args.page, run, store, p, decisions, _usual(args.runs, points), maps, intro)
     return args.page
 
 
@@ -558,11 +571,40 @@ def _transfer(args: argparse.Namespace):
     print(args.out)
 
 
+# %% ../nbs/08_cli.ipynb #f9b73a83
+def _scale(
+    predictions: Path,  # A file of `cxrlt predict`
+    file: Path,  # A file of `cxrlt thresholds`
+    points: dict,  # What is in it
+) -> str:  # "tta", if images and their mirrors were averaged, or "single"
+    "Which thresholds belong to predictions; `ValueError` if they were learned on another scale or from other networks"
+    record = predictions.with_suffix('.json')
+    said = read_json(record) if record.is_file() else {}
+    if not {'runs', 'tta', 'how'} <= set(said):
+        raise ValueError(
+            f'{predictions} has no record {record.name} of cxrlt predict, so nobody knows whether the thresholds of '
+            f'{file} are for its scale: predict again, or give a number or a json file of numbers by finding'
+        )
+    if said.get('calibrated'):
+        raise ValueError(
+            f'{predictions} is calibrated, and the thresholds of {file} are for predictions as the networks give '
+            'them: predict without --calibrate'
+        )
+    if said['how'] != 'prob' or said['tta'] not in ('prob', None):
+        raise ValueError(
+            f'{file} has thresholds for means of probabilities; predict {predictions} without --how and --tta-how'
+        )
+    if sorted(o['weights'] for o in said['runs']) != sorted(points['runs'].values()):
+        raise ValueError(f'{file} was made for the weights of {", ".join(points["runs"])}, not those of {predictions}')
+    return 'tta' if said['tta'] else 'single'
+
+
 # %% ../nbs/08_cli.ipynb #14759e79
 def _threshold(
     text: str,  # A number, a json file of numbers by finding, or one of cxrlt thresholds, FILE:RULE
+    predictions: Path,  # What it is applied to
 ) -> object:  # A number, or a Series by finding
-    "The threshold of a positive prediction; `ValueError` if the text is neither a number nor a json file"
+    "The threshold of a positive prediction; `ValueError` if it is no number and no json file, or of another scale"
     import pandas as pd
 
     file, _, rule = text.rpartition(':') if ':' in text else (text, '', 'f1')
@@ -572,11 +614,13 @@ def _threshold(
         if not Path(file).is_file():
             raise ValueError(f'threshold {text!r} must be a number, or a json file of cxrlt thresholds') from None
     found = read_json(Path(file))
-    if 'tta' not in found:
-        return pd.Series(found, dtype='float64')
     from cxrlt_nb.decisions import points_table
+    from cxrlt_nb.evaluate import _finding
 
-    return points_table(found['tta'], rule).threshold.fillna(float('inf'))
+    if 'tta' not in found:
+        return pd.Series(found, dtype='float64').rename(index=_finding)
+    learned = points_table(found[_scale(predictions, Path(file), found)], rule).threshold
+    return learned.rename(index=_finding).fillna(float('inf'))
 
 
 def _write_page(
@@ -606,7 +650,7 @@ def _evaluate(args: argparse.Namespace):
     _prepare(args.out)
     by = None if args.by is None else [o.strip() for o in args.by.split(',') if o.strip()]
     asked = dict(patients=args.patients, by=by, against=args.against, mapping=args.map, image_id=args.id)
-    options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold), n=args.n)
+    options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold, args.predictions), n=args.n)
     try:
         done = write_evaluation(args.predictions, args.labels, args.out, **asked, **options)
     except ValueError as e:

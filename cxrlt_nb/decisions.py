@@ -227,7 +227,10 @@ def points_table(
     name = _rule(rule)[0]
     known = dict.fromkeys(o for of in points.values() for o in of['rules'])
     if known and name not in known:
-        raise ValueError(f'these operating points have no rule {name!r}; they have {", ".join(known)}')
+        raise ValueError(
+            f'these operating points have no rule {name!r}; they have {", ".join(known)}. '
+            f'To learn it: cxrlt thresholds RUN… FILE --rules {name}, then --thresholds FILE'
+        )
     rows = {label: dict(positives=of['positives'], **of['rules'].get(name, {})) for label, of in points.items()}
     columns = ['positives', 'threshold', 'low', 'high', 'sensitivity', 'specificity', 'precision']
     return pd.DataFrame(rows).T.reindex(columns=columns).rename_axis('label')

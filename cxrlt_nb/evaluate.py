@@ -835,7 +835,7 @@ def write_evaluation(
     tables.metrics = evaluate_predictions(*data, m.patient_id, **options)
     if groups.shape[1]:
         tables.groups = subgroup_gaps(*data, groups, m.patient_id, compared, threshold=threshold, **options)
-    cut = threshold.to_dict() if isinstance(threshold, pd.Series) else threshold
+    cut = threshold.replace(np.inf, None).to_dict() if isinstance(threshold, pd.Series) else threshold
     settings = dict(threshold=cut, groups=list(groups), against=Path(against).name if against else None, **options)
     about = _about(m, known, predictions=name, **settings)
     _write_tables(Path(out), tables, about)

@@ -171,7 +171,7 @@ def label_thresholds(
     threshold,  # One number in [0,1], an array in the order of the labels, or a Series or dict by label
     names: pd.Index,  # The C labels
 ) -> np.ndarray:  # One threshold per label, `(C,)`
-    "The threshold of each label; `ValueError` if a label has none, or one outside [0,1]"
+    "The threshold of each label, infinite for a label that is never decided; `ValueError` if one is missing or wrong"
     t = _by_name(threshold, names, 'threshold') if isinstance(threshold, (dict, pd.Series)) else threshold
     try:
         t = np.asarray(t, 'float64')
@@ -180,7 +180,7 @@ def label_thresholds(
     if t.shape not in ((), (len(names),)):
         raise ValueError(f'threshold has shape {t.shape}; it must be one number or one per label ({len(names)})')
     t = np.broadcast_to(t, len(names))
-    outside = ~((t >= 0) & (t <= 1))  # also NaN
+    outside = ~((t >= 0) & (t <= 1) | np.isposinf(t))  # also NaN
     if outside.any():
         raise ValueError(f'threshold {t[outside][0]:g} for {names[outside][0]!r}; it must be a number in [0,1]')
     return t

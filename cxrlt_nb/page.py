@@ -182,7 +182,7 @@ def _explain(
     if decided:
         said.append('“Present” is yes if the probability reaches the threshold of the finding; – means no threshold.')
     if usual:
-        said.append('“Usual” is the share of the images that thresholds were learned from that has the finding.')
+        said.append('“Usual” is the share of the validation images that has the finding.')
     if maps:
         said.append(
             'A heat map shows where the score of a finding comes from. Each is scaled to its own maximum, '

@@ -5,7 +5,10 @@ import leakage_study
 import numpy as np
 import pandas as pd
 import pytest
+import transfer_study
 from fastcore.basics import AttrDict
+
+from cxrlt_nb.images import decode_gray
 
 
 @pytest.fixture(scope='module')
@@ -40,3 +43,16 @@ def test_the_study_of_leakage_leaves_unknown_labels_out(simulated):
     of_known, _ = leakage_study.score([p.loc[known.index, label]], known, label)
     assert y.isna().any(axis=None)
     pd.testing.assert_series_equal(scored['map'].value, of_known['map'].value)
+
+
+def test_the_two_hospitals_differ_in_prevalence_and_style(tmp_path):
+    folders = {name: tmp_path / name for name in transfer_study.HOSPITALS}
+    files = [transfer_study.write_hospital(o, name, 30, seed) for seed, (name, o) in enumerate(folders.items())]
+    a, b = map(pd.read_csv, files)
+    assert len(a) == len(b) == 60 and a.patient.nunique() == 30 and not set(a.patient) & set(b.patient)
+    assert (a[transfer_study.FINDINGS].mean() > b[transfer_study.FINDINGS].mean()).all()
+    brightness = [np.mean([decode_gray(o)[0].mean() for o in file.parent.glob('images/*')]) for file in files]
+    assert brightness[1] > brightness[0] + 15
+    before = {o: o.stat().st_mtime_ns for o in folders['hospital_a'].glob('images/*')}
+    transfer_study.write_hospital(folders['hospital_a'], 'hospital_a', 30, 0)
+    assert before == {o: o.stat().st_mtime_ns for o in before}

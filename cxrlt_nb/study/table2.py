@@ -174,14 +174,15 @@ def _targets(
     p: pd.DataFrame,  # Predictions of held-out images
     phase: str,  # "development", "testing" or "both"
 ) -> pd.DataFrame | None:
-    "Targets of a phase, NaN where unknown, without labels that have one value only; None if a split is withheld"
+    "Targets of a phase, NaN where unknown; only labels with both values; None if there are none or a split is withheld"
     ids = p.index[df.split.loc[p.index].isin(_PHASES[phase])]
     y = df.loc[ids, list(p)]
     withheld = y.isna().all(axis=1).groupby(df.split.loc[ids]).all()
     if not len(y) or withheld.any():
         return None
     y = y.astype('float64')
-    return y.loc[:, y.nunique() == 2]
+    y = y.loc[:, y.nunique() == 2]
+    return y if y.shape[1] else None
 
 
 def _metrics(
@@ -248,7 +249,10 @@ def _score_rows(
             labels.append(by_label_)
             found |= by_key
     if not lines:
-        raise ValueError('the labels of development and test are withheld; there is nothing to score')
+        text = (
+            'the labels of development and test are withheld, or none has a known positive and a known negative image'
+        )
+        raise ValueError(f'{text}; there is nothing to score')
     return pd.DataFrame(lines), pd.concat(labels, ignore_index=True), found
 
 
@@ -469,6 +473,17 @@ def _row_costs(
     return pd.DataFrame(costs)
 
 
+# %% ../../nbs/study/02_table2.ipynb #eae395ed
+def _not_scored(
+    labels: pd.DataFrame,  # AP per row, phase and label, from `_score_rows`
+    names: list[str],  # All labels
+) -> dict:  # Labels by phase; without the phases in which all are scored
+    "Labels without a known positive or without a known negative image"
+    scored = labels.groupby('phase').label.agg(set)
+    lacking = {phase: [o for o in names if o not in scored[phase]] for phase in _PHASES if phase in scored}
+    return {phase: found for phase, found in lacking.items() if found}
+
+
 # %% ../../nbs/study/02_table2.ipynb #4e1087a7
 def write_table2(
     rows,  # Rows of Table 2
@@ -488,6 +503,8 @@ def write_table2(
     tables = {'': lines, '_labels': labels, '_claims': _judge(found), '_cost': _row_costs(rows, opened)}
     data = '' if runs[0].p.data == 'phantom' else f' DATA={runs[0].p.data}'
     made_by = f'make study ROWS={",".join(map(str, rows))}{data}'
-    interval = f'95 %, basic, {n} replicates over patients, seed 0'
+    about = dict(made_by=made_by, interval=f'95 %, basic, {n} replicates over patients, seed 0')
+    if lacking := _not_scored(labels, table.labels):
+        about['not_scored'] = lacking
     for suffix, t in tables.items():
-        write_result(to / f'{name}{suffix}.csv', t, runs, made_by=made_by, interval=interval)
+        write_result(to / f'{name}{suffix}.csv', t, runs, **about)

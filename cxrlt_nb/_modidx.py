@@ -1155,6 +1155,7 @@ d = {
             'cxrlt_nb.runs.Run.finished': ('runs.html#run.finished', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.Run.record': ('runs.html#run.record', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs.Run.timed': ('runs.html#run.timed', 'cxrlt_nb/runs.py'),
+            'cxrlt_nb.runs._across_splits': ('runs.html#_across_splits', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._check_sealed': ('runs.html#_check_sealed', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._claim': ('runs.html#_claim', 'cxrlt_nb/runs.py'),
             'cxrlt_nb.runs._code_fingerprint': ('runs.html#_code_fingerprint', 'cxrlt_nb/runs.py'),

@@ -183,6 +183,8 @@ d = {
             'cxrlt_nb.cli._add_others': ('cli.html#_add_others', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._add_predict': ('cli.html#_add_predict', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._add_train': ('cli.html#_add_train', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._by_label': ('cli.html#_by_label', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._check_maps': ('cli.html#_check_maps', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._check_out': ('cli.html#_check_out', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._check_predict': ('cli.html#_check_predict', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._check_public': ('cli.html#_check_public', 'cxrlt_nb/cli.py'),
@@ -190,6 +192,7 @@ d = {
             'cxrlt_nb.cli._compare': ('cli.html#_compare', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._decided': ('cli.html#_decided', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._evaluate': ('cli.html#_evaluate', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._findings': ('cli.html#_findings', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._held_out': ('cli.html#_held_out', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._last_epoch': ('cli.html#_last_epoch', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._named': ('cli.html#_named', 'cxrlt_nb/cli.py'),
@@ -447,6 +450,7 @@ d = {
             'cxrlt_nb.explore.plot_views': ('explore.html#plot_views', 'cxrlt_nb/explore.py'),
         },
         'cxrlt_nb.files': {
+            'cxrlt_nb.files._check_outputs': ('files.html#_check_outputs', 'cxrlt_nb/files.py'),
             'cxrlt_nb.files._check_space': ('files.html#_check_space', 'cxrlt_nb/files.py'),
             'cxrlt_nb.files._is_private': ('files.html#_is_private', 'cxrlt_nb/files.py'),
             'cxrlt_nb.files._json_text': ('files.html#_json_text', 'cxrlt_nb/files.py'),
@@ -1096,6 +1100,7 @@ d = {
             ),
         },
         'cxrlt_nb.predict': {
+            'cxrlt_nb.predict._check_names': ('predict.html#_check_names', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._describe': ('predict.html#_describe', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._image_id': ('predict.html#_image_id', 'cxrlt_nb/predict.py'),
             'cxrlt_nb.predict._image_table': ('predict.html#_image_table', 'cxrlt_nb/predict.py'),

@@ -207,7 +207,8 @@ def read_points(
     if not file.is_file():
         raise ValueError(f'{file} does not exist: the run has no validation images, or was made by an older version')
     found = read_json(file)
-    if not {'runs', 'tta', 'single'} <= set(found):
+    parts = [found.get(o) for o in ('runs', 'tta', 'single')] if isinstance(found, dict) else [None]
+    if not all(isinstance(o, dict) for o in parts):
         raise ValueError(f'{file} is no file of operating points; cxrlt thresholds RUN… FILE makes one')
     mine = _weights_of(runs)
     if sorted(found['runs'].values()) != sorted(mine.values()):

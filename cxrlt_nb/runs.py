@@ -470,7 +470,8 @@ def read_predictions(
         raise FileNotFoundError(f'{path}: no such file of predictions')
     try:
         if Path(path).suffix == '.csv':
-            return pd.read_csv(path, dtype=dict(image_id='str')).set_index('image_id').astype('float32')
+            table = pd.read_csv(path, dtype=dict(image_id='str'), na_filter=False)  # an image may be called NA
+            return table.set_index('image_id').astype('float32')
         return pd.read_parquet(path)
     except Exception as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]

@@ -1282,6 +1282,7 @@ d = {
             'cxrlt_nb.table._check_labelled': ('table.html#_check_labelled', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._check_labels': ('table.html#_check_labels', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._check_paths': ('table.html#_check_paths', 'cxrlt_nb/table.py'),
+            'cxrlt_nb.table._check_zeros': ('table.html#_check_zeros', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._message': ('table.html#_message', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._name_row': ('table.html#_name_row', 'cxrlt_nb/table.py'),
             'cxrlt_nb.table._number': ('table.html#_number', 'cxrlt_nb/table.py'),

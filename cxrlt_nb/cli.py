@@ -278,8 +278,8 @@ def _check_out(args: argparse.Namespace):
         args.parser.error(f'OUT is {str(out)!r}; there is no folder {str(out.parent)!r}')
     record, read = out.with_suffix('.json'), [args.images, args.thresholds, args.prevalence]
     try:
-        _check_outputs([out, record, out.with_suffix(f'.decisions{out.suffix}')], read, args.runs, mark=record)
-        _check_outputs([args.page] if args.page else [], read, args.runs)
+        written = [out, record, out.with_suffix(f'.decisions{out.suffix}'), *([args.page] if args.page else [])]
+        _check_outputs(written, read, args.runs, mark=record)
     except ValueError as e:
         args.parser.error(str(e))
 
@@ -337,6 +337,8 @@ def _check_predict(args: argparse.Namespace):
         error('thresholds are learned from predictions as they are: use --calibrate validation')
     if (learned or args.calibrate == 'validation') and (args.how, args.tta_how) != ('prob', 'prob'):
         error('operating points are for means of probabilities: leave out --how and --tta-how')
+    if args.decide is not None and not args.decide.strip():
+        error('--decide is empty; give a rule, such as f1')
     if args.maps and not args.page:
         error('--maps needs --page')
     if args.page and args.page.suffix != '.html':

@@ -104,7 +104,10 @@ def _read_table(
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file; give a .csv or .parquet')
     if path.suffix == '.parquet':
-        df = pd.read_parquet(path)
+        try:
+            df = pd.read_parquet(path)
+        except (OSError, ValueError) as e:  # also of pyarrow
+            raise ValueError(f'{path.name} is no parquet file, or it is damaged: {str(e).splitlines()[0]}') from None
         return df if df.index.name is None else df.reset_index()
     try:
         ids = _named(pd.read_csv(path, nrows=0), [*_ID_NAMES, *_PATIENT_NAMES])

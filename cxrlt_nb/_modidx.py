@@ -547,6 +547,7 @@ d = {
                 'learner.html#checkpoint._check_losses',
                 'cxrlt_nb/learner.py',
             ),
+            'cxrlt_nb.learner.Checkpoint._run': ('learner.html#checkpoint._run', 'cxrlt_nb/learner.py'),
             'cxrlt_nb.learner.Checkpoint.after_epoch': ('learner.html#checkpoint.after_epoch', 'cxrlt_nb/learner.py'),
             'cxrlt_nb.learner.Checkpoint.after_loss': ('learner.html#checkpoint.after_loss', 'cxrlt_nb/learner.py'),
             'cxrlt_nb.learner.Checkpoint.after_train': ('learner.html#checkpoint.after_train', 'cxrlt_nb/learner.py'),

@@ -578,7 +578,7 @@ def _compare(args: argparse.Namespace):
 # %% ../nbs/08_cli.ipynb #3af2b7c2
 def _transfer(args: argparse.Namespace):
     "Score runs on several data sets, print the table, and write it with its record"
-    from cxrlt_nb.files import write_atomically
+    from cxrlt_nb.files import _json_text, _write_together
     from cxrlt_nb.runs import environment
     from cxrlt_nb.transfer import _format_transfer, _score_transfer
 
@@ -588,9 +588,9 @@ def _transfer(args: argparse.Namespace):
     _check_outputs([args.out, record], args.on, args.runs, mark=record)
     _prepare(args.out.parent)
     table, about = _score_transfer(args.runs, args.on, not args.no_tta, args.n, args.bs)
-    with write_atomically(args.out) as tmp:
-        table.to_csv(tmp, index=False)
-    write_json(record, about | dict(environment=environment()))
+    with _write_together(args.out, record) as (file, about_file):
+        table.to_csv(file, index=False)
+        about_file.write_text(_json_text(about | dict(environment=environment())))
     for name, o in about['data sets'].items():
         print(f'{name}: {o["images"]:,} images; left out, patients that a run was trained on: {o["left_out"]:,} images')
     print(f'labels: {", ".join(about["labels"])}')

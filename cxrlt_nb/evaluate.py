@@ -784,7 +784,7 @@ def _write_tables(
 ):
     "Write the tables together, and remove those of an earlier evaluation that this one does not have"
     made = {k: v for k, v in tables.items() if v is not None}
-    with _write_together(out / 'evaluation.json', *(out / f'{o}.csv' for o in made)) as (record, *files):
+    with _write_together(*(out / f'{o}.csv' for o in made), out / 'evaluation.json') as (*files, record):
         record.write_text(_json_text(about | dict(tables=list(made))))
         for table, file in zip(made.values(), files):
             table.to_csv(file, index=False)

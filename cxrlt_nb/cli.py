@@ -25,7 +25,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
-from .files import checkout, home, read_json, write_json
+from .files import _check_outputs, checkout, home, read_json, write_json
 
 
 # %% ../nbs/08_cli.ipynb #63103a67
@@ -233,6 +233,8 @@ def _prepare(
     folder: Path,  # Where something will be written
 ):
     "Make a folder before any work; `OSError` if that cannot be done, or if it cannot be written to"
+    if folder.is_file():
+        raise NotADirectoryError(f'{folder} is a file; give a folder')
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f'{folder} cannot be written to')
@@ -261,6 +263,7 @@ def _submit(args: argparse.Namespace):
     from cxrlt_nb.ensemble import write_submission
     from cxrlt_nb.runs import read_predictions
 
+    _check_outputs([args.out], [args.predictions, args.sample])
     written = write_submission(read_predictions(args.predictions), args.out, args.sample)
     print(f'{args.out}: {len(written):,} images, {written.shape[1]} labels')
 
@@ -273,17 +276,36 @@ def _check_out(args: argparse.Namespace):
         args.parser.error(f'OUT is {str(out)!r}; it must end in .parquet or .csv')
     if not out.parent.is_dir():
         args.parser.error(f'OUT is {str(out)!r}; there is no folder {str(out.parent)!r}')
-    if out.exists() and not out.with_suffix('.json').exists():
-        args.parser.error(f'{out} exists and is no prediction of this command; give another OUT')
-    written = {o.resolve() for o in (out, out.with_suffix('.json'), out.with_suffix(f'.decisions{out.suffix}'))}
-    for given in (args.images, args.thresholds):
-        if given and given.resolve() in written:
-            args.parser.error(f'OUT is {str(out)!r}, which would replace {str(given)!r}; give another OUT')
-    if run := next((o for o in args.runs if out.resolve().is_relative_to(o.resolve())), None):
-        args.parser.error(f'OUT is {str(out)!r}, inside the run {str(run)!r}; give another OUT')
+    record, read = out.with_suffix('.json'), [args.images, args.thresholds, args.prevalence]
+    try:
+        written = [out, record, out.with_suffix(f'.decisions{out.suffix}'), *([args.page] if args.page else [])]
+        _check_outputs(written, read, args.runs, mark=record)
+    except ValueError as e:
+        args.parser.error(str(e))
 
 
 # %% ../nbs/08_cli.ipynb #86135b7f
+def _findings(
+    text: str | None,  # Findings, separated by ";"
+) -> list[str]:
+    "The findings in a text"
+    return [o.strip() for o in (text or '').split(';') if o.strip()]
+
+
+def _by_label(
+    file: Path,  # A json file
+) -> dict:  # Number from 0 to 1 by label
+    "Thresholds or prevalences by label; `ValueError` names the file and the label"
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise ValueError(f'{file}: it must hold a number for each label, as in {{"Edema": 0.1}}')
+    for label, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ValueError(f'{file}: found {value!r} for {label!r}; it must be a number from 0 to 1')
+    return found
+
+
+# %% ../nbs/08_cli.ipynb #55c9eb2e
 def _check_public(runs: list[Path]):
     "`ValueError` if a run was trained on credentialed data"
     from cxrlt_nb.runs import open_run
@@ -296,6 +318,15 @@ def _check_public(runs: list[Path]):
             )
 
 
+def _check_maps(args: argparse.Namespace):
+    "End with a usage error for a finding that the run does not know"
+    from cxrlt_nb.runs import open_run
+
+    known = open_run(args.runs[0]).labels
+    if unknown := [o for o in _findings(args.maps) if o not in known]:
+        args.parser.error(f'--maps: {args.runs[0].name} does not know {unknown[0]!r}; it knows {", ".join(known)}')
+
+
 def _check_predict(args: argparse.Namespace):
     "End with a usage error for options that do not fit together"
     error, learned = args.parser.error, args.decide or args.thresholds
@@ -306,12 +337,18 @@ def _check_predict(args: argparse.Namespace):
         error('thresholds are learned from predictions as they are: use --calibrate validation')
     if (learned or args.calibrate == 'validation') and (args.how, args.tta_how) != ('prob', 'prob'):
         error('operating points are for means of probabilities: leave out --how and --tta-how')
+    if args.decide is not None and not args.decide.strip():
+        error('--decide is empty; give a rule, such as f1')
     if args.maps and not args.page:
         error('--maps needs --page')
     if args.page and args.page.suffix != '.html':
         error(f'--page is {str(args.page)!r}; it must end in .html')
     if args.page and not args.private:
         _check_public(args.runs)
+    if args.prevalence not in (None, 'estimate'):
+        _by_label(Path(args.prevalence))
+    if args.maps:
+        _check_maps(args)
 
 
 # %% ../nbs/08_cli.ipynb #1c4a1998
@@ -346,7 +383,7 @@ def _decided(
         return p, None, {}
     rule = args.decide or ('f1' if args.thresholds else None)
     given = args.prevalence
-    prevalence = read_json(Path(given)) if given not in (None, 'estimate') else given
+    prevalence = _by_label(Path(given)) if given not in (None, 'estimate') else given
     p, decisions, used = apply_points(p, points, rule, args.calibrate == 'validation', prevalence)
     cut = {} if rule is None else points_table(points, rule).threshold.astype(object)
     cut = {k: None if v != v else v for k, v in cut.items()}
@@ -382,7 +419,7 @@ def _write_prediction_page(
     from cxrlt_nb.page import write_page
     from cxrlt_nb.predict import _image_table, open_model
 
-    run, maps = open_model(args.runs[0]), [o.strip() for o in (args.maps or '').split(';') if o.strip()]
+    run, maps = open_model(args.runs[0]), _findings(args.maps)
     names = [o.resolve().name for o in args.runs]
     intro = [f'Predicted by the run {names[0]}.' if len(names) == 1 else f'Mean of the runs {", ".join(names)}.']
     if maps and len(names) > 1:
@@ -469,6 +506,11 @@ def _thresholds(args: argparse.Namespace):
     from cxrlt_nb.ensemble import out_of_fold
     from cxrlt_nb.runs import check_comparable, open_run, read_predictions
 
+    if args.out.suffix != '.json':
+        args.parser.error(f'OUT is {str(args.out)!r}; it must end in .json')
+    _check_outputs([args.out], runs=args.runs)
+    if args.out.exists() and 'tta' not in read_json(args.out):
+        raise ValueError(f'{args.out} exists and was not made by this command; give another name')
     _prepare(args.out.parent)
     runs = [open_run(o) for o in args.runs]
     check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
@@ -529,6 +571,7 @@ def _compare(args: argparse.Namespace):
     if len(args.runs) < 2:
         args.parser.error('give two runs or more; all are compared with the first')
     if args.out:
+        _check_outputs([args.out / 'comparison.csv'], runs=args.runs)
         _prepare(args.out)
     y, scores, patient_id = _held_out([open_run(o) for o in args.runs], args.root)
     table = compare_predictions(y, scores, patient_id, list(METRICS), n=args.n)
@@ -548,17 +591,19 @@ def _compare(args: argparse.Namespace):
 # %% ../nbs/08_cli.ipynb #3af2b7c2
 def _transfer(args: argparse.Namespace):
     "Score runs on several data sets, print the table, and write it with its record"
-    from cxrlt_nb.files import write_atomically
+    from cxrlt_nb.files import _json_text, _write_together
     from cxrlt_nb.runs import environment
     from cxrlt_nb.transfer import _format_transfer, _score_transfer
 
     if args.out.suffix != '.csv':
         args.parser.error(f'--out is {str(args.out)!r}; it must end in .csv')
+    record = args.out.with_suffix('.json')
+    _check_outputs([args.out, record], args.on, args.runs, mark=record)
     _prepare(args.out.parent)
     table, about = _score_transfer(args.runs, args.on, not args.no_tta, args.n, args.bs)
-    with write_atomically(args.out) as tmp:
-        table.to_csv(tmp, index=False)
-    write_json(args.out.with_suffix('.json'), about | dict(environment=environment()))
+    with _write_together(args.out, record) as (file, about_file):
+        table.to_csv(file, index=False)
+        about_file.write_text(_json_text(about | dict(environment=environment())))
     for name, o in about['data sets'].items():
         print(f'{name}: {o["images"]:,} images; left out, patients that a run was trained on: {o["left_out"]:,} images')
     print(f'labels: {", ".join(about["labels"])}')
@@ -609,16 +654,19 @@ def _threshold(
 
     file, _, rule = text.rpartition(':') if ':' in text else (text, '', 'f1')
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        if not Path(file).is_file():
-            raise ValueError(f'threshold {text!r} must be a number, or a json file of cxrlt thresholds') from None
+        number = None
+    if number is not None and 0 <= number <= 1:
+        return number
+    if not Path(file).is_file():
+        raise ValueError(f'threshold {text!r} must be a number from 0 to 1, or a json file of cxrlt thresholds')
     found = read_json(Path(file))
     from cxrlt_nb.decisions import points_table
     from cxrlt_nb.evaluate import _finding
 
-    if 'tta' not in found:
-        return pd.Series(found, dtype='float64').rename(index=_finding)
+    if not isinstance(found, dict) or 'tta' not in found:
+        return pd.Series(_by_label(Path(file)), dtype='float64').rename(index=_finding)
     learned = points_table(found[_scale(predictions, Path(file), found)], rule).threshold
     return learned.rename(index=_finding).fillna(float('inf'))
 
@@ -887,6 +935,11 @@ def main(
             args.run(args)
     except (ImportError, OSError, RuntimeError, ValueError) as e:
         print(f'cxrlt {args.command}: {" ".join(str(e).split())}', file=sys.stderr)
+        return 1
+    except MemoryError as e:
+        print(
+            f'cxrlt {args.command}: not enough memory; use fewer images, or a smaller --bs or --n: {e}', file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print(f'cxrlt {args.command}: interrupted; run the same command again to resume', file=sys.stderr)

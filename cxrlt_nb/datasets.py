@@ -459,7 +459,7 @@ def _add_patients(
     "Let a study without a patient be one, and an image without a study be one too"
     by = next(o for o in ('patient_id', 'study_id', 'image_id') if o in df)
     study = df.get('study_id', df.image_id)
-    study = df.patient_id + '/' + study if by == 'patient_id' else study
+    study = df.patient_id.fillna('') + '/' + study if by == 'patient_id' else study
     return df.assign(study_id=study, patient_id=df[by]), by.removesuffix('_id')
 
 

@@ -207,7 +207,8 @@ def read_points(
     if not file.is_file():
         raise ValueError(f'{file} does not exist: the run has no validation images, or was made by an older version')
     found = read_json(file)
-    if not {'runs', 'tta', 'single'} <= set(found):
+    parts = [found.get(o) for o in ('runs', 'tta', 'single')] if isinstance(found, dict) else [None]
+    if not all(isinstance(o, dict) for o in parts):
         raise ValueError(f'{file} is no file of operating points; cxrlt thresholds RUN… FILE makes one')
     mine = _weights_of(runs)
     if sorted(found['runs'].values()) != sorted(mine.values()):
@@ -242,11 +243,17 @@ def decide(
     thresholds=0.5,  # One number, or a Series or dict by label; NaN for a label that has none
 ) -> pd.DataFrame:  # 0 or 1, Int8; missing where a label has no threshold
     "1 for each label whose prediction reaches its threshold; `ValueError` if a label is not listed"
+    if frame.isna().any(axis=None):
+        raise ValueError('a prediction is missing; decide on the others only')
     by_label = pd.Series(thresholds, dtype=float) if isinstance(thresholds, Mapping | pd.Series) else thresholds
     if not isinstance(by_label, pd.Series):
         return (frame >= label_thresholds(by_label, frame.columns)).astype('Int8')
     if lacking := [o for o in frame if o not in by_label]:
         raise ValueError(f'No threshold for {lacking}')
+    if len(wrong := by_label[~by_label.between(0, 1) & by_label.notna()]):
+        raise ValueError(
+            f'threshold {wrong.iloc[0]:g} for {wrong.index[0]!r}; it must be a number in [0,1], or missing'
+        )
     cut = by_label[list(frame)]
     return (frame >= cut).astype('Int8').mask(np.broadcast_to(cut.isna(), frame.shape))
 

@@ -28,7 +28,7 @@ import pandas as pd
 from fastcore.basics import AttrDict
 
 from .datasets import _USUAL, DATASETS, _plain_name, _read_named
-from .files import _json_text, _write_together
+from .files import _check_outputs, _json_text, _write_together
 from .folds import align_rows
 from cxrlt_nb.intervals import (
     MIN_POSITIVE_PATIENTS,
@@ -104,7 +104,10 @@ def _read_table(
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file; give a .csv or .parquet')
     if path.suffix == '.parquet':
-        df = pd.read_parquet(path)
+        try:
+            df = pd.read_parquet(path)
+        except (OSError, ValueError) as e:  # also of pyarrow
+            raise ValueError(f'{path.name} is no parquet file, or it is damaged: {str(e).splitlines()[0]}') from None
         return df if df.index.name is None else df.reset_index()
     try:
         ids = _named(pd.read_csv(path, nrows=0), [*_ID_NAMES, *_PATIENT_NAMES])
@@ -770,6 +773,10 @@ def _about(
     )
 
 
+#: What an evaluation writes; the page comes last.
+_FILES = 'evaluation.json metrics.csv groups.csv comparison.csv reliability.csv evaluation.html'.split()
+
+
 def _write_tables(
     out: Path,  # Folder
     tables: dict,  # Frame by name
@@ -777,7 +784,7 @@ def _write_tables(
 ):
     "Write the tables together, and remove those of an earlier evaluation that this one does not have"
     made = {k: v for k, v in tables.items() if v is not None}
-    with _write_together(out / 'evaluation.json', *(out / f'{o}.csv' for o in made)) as (record, *files):
+    with _write_together(*(out / f'{o}.csv' for o in made), out / 'evaluation.json') as (*files, record):
         record.write_text(_json_text(about | dict(tables=list(made))))
         for table, file in zip(made.values(), files):
             table.to_csv(file, index=False)
@@ -823,7 +830,8 @@ def write_evaluation(
     level: float = 0.95,  # Coverage of the intervals
 ) -> AttrDict:  # metrics, groups, comparison, reliability: frames or None; about: what evaluation.json says
     "Score a prediction file and write the tables; `ValueError` or `FileNotFoundError` names what does not fit"
-    name = Path(predictions).name
+    name, out = Path(predictions).name, Path(out)
+    _check_outputs([out / o for o in _FILES], [predictions, labels, against, mapping], mark=out / 'evaluation.json')
     scores, known = read_prediction_file(predictions, mapping, image_id), read_labels(labels, patients)
     m, options = match_labels(scores, known, allow_missing), dict(n=n, seed=seed, level=level)
     data = (m.y_true, m.y_score)
@@ -838,5 +846,5 @@ def write_evaluation(
     cut = threshold.replace(np.inf, None).to_dict() if isinstance(threshold, pd.Series) else threshold
     settings = dict(threshold=cut, groups=list(groups), against=Path(against).name if against else None, **options)
     about = _about(m, known, predictions=name, **settings)
-    _write_tables(Path(out), tables, about)
+    _write_tables(out, tables, about)
     return AttrDict(tables, about=about)

@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,29 @@ def write_atomically(
         raise
     finally:
         tmp.unlink(missing_ok=True)
+
+
+# %% ../nbs/00_files.ipynb #bc46f024
+def _check_outputs(
+    written: Iterable[Path],  # Files that will be written
+    read: Iterable[object] = (),  # What is read: files, folders, data sets as NAME:FOLDER, or None
+    runs: Iterable[Path] = (),  # Folders of runs, in which nothing may be written
+    mark: Path | None = None,  # A file that is always written with the others
+):
+    "`ValueError` if a file that will be written is read, is a folder or in a run, or is there without its mark"
+    texts = [str(o) for o in read if o]
+    sources = {Path(o).resolve() for text in texts for o in (text, text.partition(':')[2])}
+    folders = [o.resolve() for o in runs]
+    for file in written:
+        place = file.resolve()
+        if place in sources:
+            raise ValueError(f'{file} would replace what is read; give another name')
+        if any(map(place.is_relative_to, folders)):
+            raise ValueError(f'{file} is inside a run; give another place')
+        if place.is_dir():
+            raise ValueError(f'{file} is a folder; give another name')
+        if mark and place.exists() and not mark.exists():
+            raise ValueError(f'{file} exists and was not made by this command; give another name')
 
 
 # %% ../nbs/00_files.ipynb #9d8fb162

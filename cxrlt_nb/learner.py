@@ -31,6 +31,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from .data import rows_dl
-from .files import write_atomically
+from .files import read_json, write_atomically
 from .intervals import beats_chance, bootstrap, chance_level
 from .losses import best_constant
 from .metrics import METRICS
@@ -318,14 +319,25 @@ class Checkpoint(Callback):
     ):
         self.file, self.table, self.say = Path(folder) / 'checkpoint.pt', Path(folder) / 'history.csv', say
 
+    def _run(self) -> str:
+        "A fingerprint of the run's `parameters.json`; empty without one"
+        file = self.file.with_name('parameters.json')
+        return sha256(json.dumps(read_json(file)).encode()).hexdigest()[:16] if file.is_file() else ''
+
     def saved(self) -> dict | None:
         "The state of the last checkpoint, or None if there is none"
-        return _read_checkpoint(self.file) if self.file.exists() else None
+        state = _read_checkpoint(self.file) if self.file.exists() else None
+        if state and state.get('run', '') not in ('', self._run()):
+            raise ValueError(
+                f'{self.file} belongs to a run with other parameters. Restore the file from a copy, '
+                'or delete it: the same command then starts from the first epoch'
+            )
+        return state
 
     def save(self, state: dict):
         "Write a checkpoint; an interruption leaves the one before"
         with write_atomically(self.file, _n_bytes(state)) as tmp:
-            torch.save(state, tmp)
+            torch.save(state | dict(run=self._run()), tmp)
 
     def before_fit(self):
         "Load the checkpoint of the folder, if there is one, and say so"

@@ -72,8 +72,13 @@ def _read_rows_of_images(
     file: Path,  # A csv or parquet file
 ) -> pd.DataFrame:  # image_id and path
     "The images that a table names; `ValueError` or `FileNotFoundError` names what is missing"
-    df = _read_rows(file).rename(columns=dict(dicom_id='image_id', fpath='path'))
+    df = _read_rows(file)
+    df = df.rename(columns={k: v for k, v in dict(dicom_id='image_id', fpath='path').items() if v not in df})
     if {'image_id', 'path'} <= set(df):
+        df = df[['image_id', 'path']].apply(lambda o: o.str.strip())
+        empty = (df.isna() | (df == '')).any(axis=1).to_numpy()
+        if empty.any():
+            raise ValueError(f'{file.name}, row {df.index[empty.argmax()][1]}: an image needs an image_id and a path')
         return df.assign(path=[str(file.parent / o) for o in df.path])
     column = next(name for name, usual in _find_usual(list(df), {}, file.name).items() if usual == 'path')
     found = _find_images(df[column], file.parent)
@@ -96,6 +101,17 @@ def _read_images(
     return found
 
 
+def _check_names(
+    paths: Iterable[str],  # Files
+):
+    "`ValueError` for a file whose name is no text"
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f'{path!r}: the name of this file is not UTF-8; rename it') from None
+
+
 def _image_id(
     path: str | Path,  # An image file
 ) -> str:
@@ -114,12 +130,16 @@ def _image_table(
     if isinstance(images, (np.ndarray, torch.Tensor)):
         raise ValueError('images are given as files, not as pixels; for tensors, call `open_model(run).model`')
     if not isinstance(images, pd.DataFrame):
-        rows = [dict(image_id=_image_id(o), path=str(o)) for o in images]
+        images = [str(o) for o in images]
+        _check_names(images)
+        rows = [dict(image_id=_image_id(o), path=o) for o in images]
         images = pd.DataFrame(rows, columns=['image_id', 'path'])
     if lacks := [o for o in ('image_id', 'path') if o not in images]:
         raise ValueError(f'the table of images has no column {lacks}; it has {list(images)[:8]}')
     if not len(images):
         raise ValueError(f'no image is given; give one or more files: {", ".join(IMAGE_KINDS)}')
+    if (empty := images.image_id.isna().to_numpy()).any():
+        raise ValueError(f'image {empty.argmax() + 1} of {len(images)} has no image_id')
     if (twice := images.image_id.duplicated(keep=False)).any():
         name, paths = images.image_id[twice].iloc[0], images.path[twice].tolist()[:2]
         raise ValueError(f'{paths} have the same image id {name!r}; give a csv file with the columns image_id and path')

@@ -173,11 +173,16 @@ def _find_columns(
 
 
 # %% ../nbs/00_reading.ipynb #7f88def4
+#: Soft hyphen, zero-width characters, marks of direction and byte order.
+_SHAPELESS = '[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]'
+
+
 def _plain_ids(
     ids: pd.Series,  # Ids as text; the index holds file and row
 ) -> pd.Series:  # Without blanks around them and without ".0"
     "Write each id in one way; `ValueError` names file, row and column of a rounded one"
-    plain = ids.str.strip().str.replace(r'^(\d+)\.0+$', r'\1', regex=True)
+    plain = ids.str.normalize('NFKC').str.replace(_SHAPELESS, '', regex=True).str.strip()
+    plain = plain.str.replace(r'^(\d+)\.0+$', r'\1', regex=True)
     rounded = plain.str.fullmatch(r'\d(?:\.\d+)?[eE]\+\d+').fillna(False).astype('bool').to_numpy()
     if rounded.any():
         file, row = ids.index[rounded.argmax()]
@@ -205,13 +210,16 @@ def _read_csv(
 
 
 # %% ../nbs/00_reading.ipynb #718ca5ae
+_BOOLEANS = {True: 1, False: 0, 'True': 1, 'False': 0, 'TRUE': 1, 'FALSE': 0, 'true': 1, 'false': 0}
+
+
 def _numbers(
     values: pd.Series,  # A column
 ) -> pd.Series:
     "A column with numbers, and True and False as 1 and 0, where it has them; all else as it is, for a message"
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return values
-    plain = values.astype('object').replace({'True': 1, 'False': 0, True: 1, False: 0})
+    plain = values.astype('object').replace(_BOOLEANS)
     numbers = pd.to_numeric(plain, errors='coerce')
     return plain.where(numbers.isna(), numbers)
 

@@ -472,7 +472,8 @@ def read_predictions(
         raise FileNotFoundError(f'{path}: no such file of predictions')
     try:
         if Path(path).suffix == '.csv':
-            return pd.read_csv(path, dtype=dict(image_id='str')).set_index('image_id').astype('float32')
+            table = pd.read_csv(path, dtype=dict(image_id='str'), na_filter=False)  # an image may be called NA
+            return table.set_index('image_id').astype('float32')
         return pd.read_parquet(path)
     except Exception as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0]
@@ -566,14 +567,28 @@ def _distinct(
     return sorted({str(get(o)) for o in runs})
 
 
+def _across_splits(
+    runs: Sequence[AttrDict],  # From `open_run`
+) -> dict[str, int]:  # e.g. {"patients": 2}; empty if there are none
+    "How many patients, studies, images and copied files are in several splits, as the runs have recorded"
+    counts: dict[str, int] = {}
+    for record in [o.record for o in runs]:
+        copies = {'copied files': record.get('copies_across_splits') or 0}
+        for name, n in (record['data'].get('leaks', {}) | copies).items():
+            counts[name] = max(n, counts.get(name, 0))
+    return {name: n for name, n in counts.items() if n}
+
+
 def _head(
     runs: Sequence[AttrDict],  # From `open_run`, all on the same data
 ) -> dict:
     "What made a result: data, preset, commits, versions and machine of its runs"
     preset = {k: list(dict.fromkeys(o.p[k] for o in runs)) for k in _REPORTED if k in runs[0].p}
     data, made_by = runs[0].record['data'], runs[0].record['environment']
+    leaks = _across_splits(runs)
     return dict(
         data=f'{data["source"]}, fingerprint {data["fingerprint"]}',
+        **(dict(across_splits=leaks) if leaks else {}),
         preset={k: v[0] if len(v) == 1 else v for k, v in preset.items()},
         images=_distinct(runs, lambda o: o.p.images),
         commit=_distinct(runs, lambda o: o.record['environment']['commit']),

@@ -209,6 +209,25 @@ def _check_paths(
         raise ValueError(f"{_name_row(df.index[row])}, column 'path': the image of {first} again; list each image once")
 
 
+# %% ../nbs/00_table.ipynb #1c3da6fa
+def _check_zeros(
+    df: pd.DataFrame,  # A data frame that has passed `_table_schema`
+):
+    "`ValueError` if two patients differ only in zeros or a plus in front, as after a spreadsheet"
+    if not df.patient_id.str.startswith(('0', '+')).any():
+        return
+    short = df.patient_id.str.replace(r'^[0+]+(?=\d+$)', '', regex=True)
+    first = df.patient_id.groupby(short.to_numpy()).transform('first')
+    other = (df.patient_id != first).to_numpy()
+    if other.any():
+        row = other.argmax()
+        earlier = (df.patient_id == first.iloc[row]).to_numpy().argmax()
+        raise ValueError(
+            f"{_name_row(df.index[row])}, column 'patient_id': the id of {_name_row(df.index[earlier])} "
+            'but for zeros or a plus in front; write each id in one way'
+        )
+
+
 # %% ../nbs/00_table.ipynb #11495c21
 def _check_labelled(
     df: pd.DataFrame,  # A data frame that has passed `_table_schema`
@@ -279,6 +298,7 @@ def check_table(
         checked.index = df.index
         _check_hierarchy(checked, labels)
         _check_paths(checked)
+        _check_zeros(checked)
         if not uncertain:
             _check_labelled(checked, labels)
     except pa.errors.SchemaErrors as e:

@@ -1,9 +1,11 @@
 "The report of a study as one html file: its sections in order, its images inside, and nothing to load."
 
 import html
+import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from cxrlt_nb.runs import read_result
@@ -36,6 +38,19 @@ def test_date_data_and_maker_come_first(page):
     top = page[: page.index('<nav')]
     assert re.search(r'\d{1,2} \w+ \d{4}', top) and 'held-out images of' in top
     assert re.search('Made by <code>make study.*</code> at commit [0-9a-f]{7}', top)
+
+
+def test_what_is_in_several_splits_is_said_at_the_top(tmp_path):
+    for file in (ROOT / 'nbs/results').glob('table2*.csv'):
+        leaks = json.dumps({'patients': 2, 'copied files': 3})
+        (tmp_path / file.name).write_text(f'# across_splits: {leaks}\n{file.read_text()}')
+    names = {}
+    for cell in [o for o in nbformat.read(ROOT / 'nbs/study/04_report.ipynb', 4).cells if o.cell_type == 'code']:
+        exec(cell.source, names)
+        names |= dict(tables=str(tmp_path))
+        if 'text += leaks_in_words' in cell.source:
+            break
+    assert '> **In more than one split: 2 patients and 3 copied files.**' in names['text']
 
 
 def test_each_claim_has_its_verdict_and_one_forest_plot_is_open(page):

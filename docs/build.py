@@ -19,7 +19,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import yaml
-from cells import Entries, Procs, Prose, add_imports, fold_cells, keep_intervals_together, mark_plots
+from cells import FINISHING, Entries, Procs, Prose, add_imports, fold_cells
 from fastcore.nbio import mk_cell, read_nb, write_nb
 from fontTools import subset
 from fontTools.ttLib import TTFont
@@ -255,7 +255,10 @@ def finish(reference):
     "Make the pages independent of other servers, and list the public names for the tests"
     copy_katex()
     for page in OUT.rglob('*.html'):
-        page.write_text(keep_intervals_together(mark_plots(page.read_text())))
+        text = page.read_text()
+        for change in FINISHING:
+            text = change(text)
+        page.write_text(text)
     for page in OUT.glob('*/*.html'):  # smalldocs has one address of KaTeX for pages in every folder
         page.write_text(page.read_text().replace(f'="{KATEX}/', f'="../{KATEX}/'))
     for css in OUT.glob('site_libs/themes/*.css'):  # Themes import fonts from another server

@@ -205,9 +205,29 @@ def mark_plots(page):
     return re.sub(r'<img ([^>]*src="data:image/png;base64,([^"]+)"[^>]*>)', mark, page)
 
 
+def mark_cells(page):
+    "Mark the cells of tables that contain only numbers, which do not wrap, and those with several words, which do"
+    page = re.sub(r'<td([^>]*)>(?=\s*[-+\d](?:[-+\d.,%\s\[\]–]| to )*</td>)', r'<td data-number\1>', page)
+    return re.sub(r'<(t[dh])([^>]*)>(?=[^<\d+-][^<]{4,} [^<]{4,}</t)', r'<\1 data-words\2>', page)
+
+
 def keep_intervals_together(page):
-    "No line break inside an interval of a table"
-    return re.sub(r'(?<=[\s>]\[)([-+\d.]+), ([-+\d.]+)(?=\])', r'\1,&nbsp;\2', page)
+    "No line break inside an interval; code stays as it is, so that it can be copied"
+
+    def together(m):
+        return f'<span class="interval">{m[1]} {m[2]}</span>' if m[1] else m[0]
+
+    return re.sub(r'<pre.*?</pre>|(?<=[\s>])(\[[-+\d.]+,) ([-+\d.]+\])', together, page, flags=re.S)
+
+
+def code_in_captions(page):
+    "Show `name` in the caption of a figure as code"
+    return re.sub(
+        r'<figcaption.*?</figcaption>', lambda m: re.sub('`([^`]+)`', r'<code>\1</code>', m[0]), page, flags=re.S
+    )
+
+
+FINISHING = (mark_plots, mark_cells, keep_intervals_together, code_in_captions)  # each takes a finished page
 
 
 def named_figures(cell):

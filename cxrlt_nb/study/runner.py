@@ -184,6 +184,8 @@ def run_notebook(
         pass  # another process has finished with this folder
     if parameters.get('threads'):
         env = dict.fromkeys(('OMP_NUM_THREADS', 'NUMBA_NUM_THREADS'), str(parameters['threads']))
+    if parameters.get('preset') in ('laptop', 'paper'):
+        env['GOMP_SPINCOUNT'] = os.environ.get('GOMP_SPINCOUNT', '3000')  # long steps: wait for each other passively
     with _hold_devices(devices, parameters.get('processes', 1), folder.parent) as mine:
         if mine:
             env['CUDA_VISIBLE_DEVICES'] = ','.join(mine)

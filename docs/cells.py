@@ -236,6 +236,7 @@ def named_figures(cell):
     for output in cell.get('outputs', []):
         if svg := output.get('data', {}).get('image/svg+xml'):
             start = ''.join(svg).partition('<svg ')[2]
+            start = re.sub(r'(<image[^>]*) id="[^"]*"', r'\1', start)  # two equal images have one id
             start = re.sub(r'(\bid="|url\(#|href="#)', rf'\1f{cell.idx_}-', start)  # figures of a page share their ids
             output['data']['image/svg+xml'] = f'<svg role="img" aria-label="{html.escape(alt)}" {start}'
 

@@ -84,7 +84,8 @@ FAULTS = """() => {
   for (const e of all('main .math')) if (!e.querySelector('.katex')) add(e, 'maths not rendered');
   if (document.documentElement.classList.contains('quarto-dark'))
     for (const e of all('main .plot, main .cell-output-display svg'))
-      if (getComputedStyle(e).filter === 'none' && !e.parentElement.closest('.plot')) add(e, 'white figure on a dark page');
+      if (getComputedStyle(e).filter === 'none' && !e.parentElement.closest('.plot'))
+        add(e, 'white figure on a dark page');
   for (const e of all('.katex-error')) add(e, 'maths with an error');
   for (const e of all('main div.sourceCode pre'))
     if (!e.closest('.code-copy-outer-scaffold')?.querySelector('.code-copy-button')) add(e, 'code not to be copied');

@@ -275,18 +275,19 @@ class ImageCache:
     def __reduce__(self):
         return ImageCache, (self.folder, self.files)
 
-    @staticmethod
-    def verify(
-        folder: str | Path,  # A cache
-    ) -> int:  # Number of parts
-        "Read every part of a cache; `ValueError` names those that are damaged"
-        if damaged := _damaged(Path(folder), every=True):
-            names = ', '.join(o.name for o in damaged)
-            raise ValueError(
-                f'{folder}: {len(damaged)} part(s) are damaged: {names}; the next run replaces their images'
-            )
-        _read_config(Path(folder))
-        return len(_parts(Path(folder)))
+
+# %% ../nbs/02_cache.ipynb #e34a4d81
+@patch(cls_method=True)
+def verify(
+    cls: ImageCache,
+    folder: str | Path,  # A cache
+) -> int:  # Number of parts
+    "Read every part of a cache; `ValueError` names those that are damaged"
+    if damaged := _damaged(Path(folder), every=True):
+        names = ', '.join(o.name for o in damaged)
+        raise ValueError(f'{folder}: {len(damaged)} part(s) are damaged: {names}; the next run replaces their images')
+    _read_config(Path(folder))
+    return len(_parts(Path(folder)))
 
 
 # %% ../nbs/02_cache.ipynb #79450bf5

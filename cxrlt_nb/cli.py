@@ -845,10 +845,10 @@ def _add_evaluate(
 
 
 # %% ../nbs/08_cli.ipynb #fba9de9d
-def _add_others(
+def _add_comparisons(
     commands: argparse._SubParsersAction,  # Where to
 ):
-    "Add the commands that need saved predictions only"
+    "Add the commands that compare trainings"
     text = 'train what a YAML file lists, with several seeds, and compare each change with the base'
     jobs = _option('--jobs', 'trainings at a time [one per core; one on a GPU]', type=int)
     dry = _option('--dry-run', 'only list the folders of the trainings', action='store_true')
@@ -876,6 +876,12 @@ def _add_others(
     single = _option('--no-tta', 'do not average each image and its mirror', action='store_true')
     _add(commands, 'transfer', _transfer, text, _RUNS, on, file, _REPLICATES, single, _BATCH)
 
+
+# %% ../nbs/08_cli.ipynb #a5b6201a
+def _add_others(
+    commands: argparse._SubParsersAction,  # Where to
+):
+    "Add the commands for thresholds, weights, caches and submissions"
     text = 'thresholds and calibration of runs, learned on their validation images, as json'
     out = _path('out', 'where to write')
     usual = 'f1,youden,sens=0.8,sens=0.9,sens=0.95'
@@ -903,6 +909,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_predict(commands)
     _add_evaluate(commands)
+    _add_comparisons(commands)
     _add_others(commands)
     return parser
 

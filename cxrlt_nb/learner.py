@@ -306,6 +306,36 @@ def _read_checkpoint(
     return state
 
 
+# %% ../nbs/04d_learner.ipynb #30b61500
+class _FiniteLoss(Callback):
+    "`FloatingPointError` if a training loss is not finite"
+
+    order = 54  # before `Checkpoint`
+
+    def before_train(self):
+        self.losses = []
+
+    def after_loss(self):
+        if self.training:
+            self.losses.append(self.loss.detach())
+            if self.loss.device.type == 'cpu' or len(self.losses) == 16:
+                self.check(self.iter)
+
+    def after_train(self):
+        self.check(self.n_iter - 1)
+
+    def check(self, last):
+        first, values = last + 1 - len(self.losses), [float(o) for o in self.losses]
+        self.losses = []
+        for batch, loss in enumerate(values, first):
+            if not math.isfinite(loss):
+                lr, epoch = self.opt.hypers[-1]['lr'], self.epoch + 1
+                raise FloatingPointError(
+                    f'the loss is {loss} in epoch {epoch}, batch {batch + 1} of {self.n_iter}, at a learning rate of '
+                    f'{lr:.3g}: training diverged; try a smaller lr'
+                )
+
+
 # %% ../nbs/04d_learner.ipynb #88f50b1e
 class Checkpoint(Callback):
     "Save a checkpoint and a row of history after each epoch; resume from the last one"
@@ -350,33 +380,13 @@ class Checkpoint(Callback):
 
     def before_train(self):
         "Start the clock of an epoch, and continue the count of steps"
-        self.start, self.losses = time.perf_counter(), []
+        self.start = time.perf_counter()
         self.learn.train_iter = self.epoch * len(self.dls.train)  # a resumed log continues where it was
 
-    def after_loss(self):
-        "Note the loss of a training batch; `FloatingPointError` if it is not finite"
-        if not self.training:
-            return
-        self.losses.append(self.loss.detach())
-        if self.loss.device.type == 'cpu' or len(self.losses) == 16:  # a GPU would have to wait for each value
-            self._check_losses(self.iter)
-
-    def _check_losses(self, last):
-        first, values = last + 1 - len(self.losses), [float(o) for o in self.losses]
-        self.losses = []
-        for batch, loss in enumerate(values, first):
-            if not math.isfinite(loss):
-                lr, epoch = self.opt.hypers[-1]['lr'], self.epoch + 1
-                raise FloatingPointError(
-                    f'the loss is {loss} in epoch {epoch}, batch {batch + 1} of {self.n_iter}, at a learning rate of '
-                    f'{lr:.3g}: training diverged; try a smaller lr'
-                )
-
     def after_train(self):
-        "Compute the speed of the epoch in images per second, and check its last losses"
+        "Compute the speed of the epoch in images per second"
         images = self.dls.train.bs * len(self.dls.train) * max(1, num_distrib())
         self.images_per_s = images / (time.perf_counter() - self.start)
-        self._check_losses(self.n_iter - 1)
 
     def after_epoch(self):
         "Add a row to the history, save both files and print a line; skipped epochs are left out"
@@ -547,6 +557,7 @@ def _one_cycle(
     return ParamScheduler({'lr': combined_cos(0.25, lrs / 25, lrs, lrs / 1e5)})
 
 
+# %% ../nbs/04d_learner.ipynb #7d5f5302
 def _check_network(
     learn: Learner,  # About to train
     file: Path,  # The checkpoint
@@ -558,6 +569,7 @@ def _check_network(
         raise ValueError(f'{file} holds another network, so it cannot be resumed; give another folder')
 
 
+# %% ../nbs/04d_learner.ipynb #36911eea
 def fit(
     learn: Learner,  # From `make_learner`
     folder: str | Path,  # The run's folder
@@ -572,7 +584,7 @@ def fit(
 ) -> pd.DataFrame:  # One row per epoch: lr, losses, metrics, peak_memory (bytes of the GPU), images_per_s
     "Train, or resume what `folder` holds; the learner has the weights of the last epoch; SIGTERM: `SystemExit(75)`"
     checkpoint, lrs = Checkpoint(folder, say), np.array([lr * body_lr, lr])
-    callbacks = [_SeedEpochs(seed), _Progress(say), checkpoint, *cbs]
+    callbacks = [_SeedEpochs(seed), _Progress(say), _FiniteLoss(), checkpoint, *cbs]
     if schedule == 'one_cycle':
         callbacks.append(_one_cycle(lrs))
     learn.create_opt()

@@ -85,6 +85,7 @@ def _read_rows_of_images(
     return pd.DataFrame(dict(image_id=found, path=[str(file.parent / o) for o in found]))
 
 
+# %% ../nbs/06a_predict.ipynb #eeed8d2d
 def _read_images(
     source: str | Path,  # A data set, NAME:FOLDER; or a csv or parquet file, an image, or a folder
 ) -> pd.DataFrame | list[Path]:  # Its rows, or its images
@@ -101,6 +102,7 @@ def _read_images(
     return found
 
 
+# %% ../nbs/06a_predict.ipynb #c8f09c59
 def _check_names(
     paths: Iterable[str],  # Files
 ):

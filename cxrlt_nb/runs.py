@@ -164,9 +164,6 @@ def module_fingerprint(
 
 
 # %% ../nbs/05b_runs.ipynb #8cc250df
-_PACKAGES = 'cxrlt_nb torch torchvision fastai timm numpy pandas scikit-learn simplejpeg pillow'.split()
-
-
 def _git(*args: str) -> str | None:
     "What git says about the checkout of the package; None if there is no checkout, or if it is no repository itself"
     if not (checkout() / '.git').exists():  # git would go on to a repository further up
@@ -178,6 +175,10 @@ def _git(*args: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+# %% ../nbs/05b_runs.ipynb #86a0c394
+_PACKAGES = 'cxrlt_nb torch torchvision fastai timm numpy pandas scikit-learn simplejpeg pillow'.split()
 
 
 def _loaded_fingerprint(
@@ -348,6 +349,30 @@ def _lock(
     return lock
 
 
+# %% ../nbs/05b_runs.ipynb #2f87c037
+def _set_modes(
+    folder: Path,  # A run's
+    private: bool,  # Are its data credentialed?
+):
+    "Close the folder to all but its owner, or open it as other new folders are"
+    if not private and not _is_private(folder):
+        return
+    os.umask(umask := os.umask(0o077))
+    for place in (folder, folder / 'predictions'):
+        place.chmod(0o700 if private else 0o777 & ~umask)
+
+
+def _earlier_seconds(
+    folder: Path,  # A run's
+) -> dict:  # Seconds by step
+    "The seconds before an interruption"
+    try:
+        return _read_part(folder, 'seconds.json') if (folder / 'seconds.json').exists() else {}
+    except ValueError as e:
+        warnings.warn(f'{e}; the time before the interruption is not counted', stacklevel=3)
+        return {}
+
+
 # %% ../nbs/05b_runs.ipynb #7be797bb
 class Run:
     "The folder of a run: open or resume it, time its steps, and finish it"
@@ -368,35 +393,19 @@ class Run:
         except BaseException:
             self.lock.release()  # else a second try in this process would find the folder locked
             raise
-        self.seconds = self._earlier_seconds()
+        self.seconds = _earlier_seconds(self.folder)
 
     def _open(self):
         "Check what the folder holds, and claim it"
         for leftover in (*self.folder.glob('*.tmp'), *self.folder.glob('predictions/*.tmp')):
             leftover.unlink()  # of a process that was interrupted while it wrote
-        self._set_modes(self.data.get('credentialed', False))
+        _set_modes(self.folder, self.data.get('credentialed', False))
         for name in _PARTS:
             if (part := self.folder / name).exists() and not part.is_file():
                 raise ValueError(f'{part} is no file, so nothing can be written there. Remove it')
         _claim(self.folder, self.identity)
         if self.finished:
             _check_sealed(self.folder)
-
-    def _set_modes(self, private: bool):
-        "Close the folder to all but its owner, or open it as other new folders are"
-        if not private and not _is_private(self.folder):
-            return
-        os.umask(umask := os.umask(0o077))
-        for folder in (self.folder, self.folder / 'predictions'):
-            folder.chmod(0o700 if private else 0o777 & ~umask)
-
-    def _earlier_seconds(self) -> dict:
-        "The seconds before an interruption"
-        try:
-            return _read_part(self.folder, 'seconds.json') if (self.folder / 'seconds.json').exists() else {}
-        except ValueError as e:
-            warnings.warn(f'{e}; the time before the interruption is not counted', stacklevel=3)
-            return {}
 
     @property
     def finished(self) -> bool:
@@ -599,6 +608,17 @@ def _head(
 
 
 # %% ../nbs/05b_runs.ipynb #ef088fa6
+def _write_below(
+    head: dict,  # What made the numbers
+    table: pd.DataFrame,  # The numbers
+    path: Path,  # A csv file
+):
+    "Write a table below a head, atomically"
+    lines = ''.join(f'# {k}: {json.dumps(v)}\n' for k, v in head.items())
+    with write_atomically(path) as tmp:
+        tmp.write_text(lines + table.round(5).to_csv(index=False))
+
+
 def write_result(
     path: Path,  # A csv file
     table: pd.DataFrame,  # The numbers
@@ -609,9 +629,7 @@ def write_result(
     data = _distinct(runs, lambda o: o.record['data']['fingerprint'])
     if len(data) > 1:
         raise ValueError(f'{path.name}: runs on different data, {data}')
-    head = ''.join(f'# {k}: {json.dumps(v)}\n' for k, v in (_head(runs) | more).items())
-    with write_atomically(path) as tmp:
-        tmp.write_text(head + table.round(5).to_csv(index=False))
+    _write_below(_head(runs) | more, table, path)
 
 
 def read_result(

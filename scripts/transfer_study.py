@@ -8,7 +8,6 @@ selection of other people, in which findings are commoner, the other a run of co
 resumes.
 """
 
-import json
 import subprocess
 import sys
 import warnings
@@ -22,7 +21,7 @@ from PIL import Image
 
 from cxrlt_nb.files import home, write_atomically
 from cxrlt_nb.phantom.findings import draw
-from cxrlt_nb.runs import _head, open_run
+from cxrlt_nb.runs import _head, _write_below, open_run
 from cxrlt_nb.transfer import _format_transfer, _score_transfer
 
 RESULTS = Path(__file__).parent.parent / 'nbs/results'
@@ -78,13 +77,10 @@ def train(kind, root, out):
 
 
 def save(path, table, runs, **more):
-    "Write a table below a head as `write_result` does, which refuses runs on different data; here they must be"
+    "Write a table below a head; `write_result` refuses runs on different data, and here they must be"
     sources = {o.folder.name: o.record['data']['fingerprint'] for o in runs}
     head = _head(runs) | dict(fingerprints=sources, made_by='scripts/transfer_study.py') | more
-    with write_atomically(path) as tmp:
-        tmp.write_text(
-            ''.join(f'# {k}: {json.dumps(v)}\n' for k, v in head.items()) + table.round(5).to_csv(index=False)
-        )
+    _write_below(head, table, path)
 
 
 @call_parse

@@ -231,6 +231,11 @@ def test_every_public_name_has_an_entry():
     assert len(targets) > 150
 
 
+def test_the_comment_of_keyword_arguments_stands_beside_them():
+    text = html.unescape(re.sub('<[^>]+>', '', (SITE / 'data.html').read_text()))
+    assert re.search(r'\*\*kwargs, # Arguments that differ', text)
+
+
 def shown_code(page):
     "The code blocks of a page that are not folded, as text"
     text = re.sub(r'<details class="code-fold">.*?</details>', '', (SITE / page).read_text(), flags=re.S)
@@ -465,6 +470,9 @@ QUERIES = {
     'predict one image': ['predict.html', 'ten_minutes.html'],
     'GPU': ['distributed.html', 'cluster.html'],
     'resume': ['faq.html', 'learner.html'],
+    'bootstrap': ['intervals.html'],  # a name of the package, as it is written
+    'Metric': ['metrics.html'],
+    'custom loss': ['losses.html', 'contributing.html', 'faq.html'],  # no page has both words
 }
 
 

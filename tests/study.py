@@ -86,7 +86,8 @@ def check_undisturbed(home):
     check_devices(home)
     seconds, before = time.time() - begin, records(home)
     assert 'Nothing to be done' in finish(home) and records(home) == before
-    more = finish(home, '--dry-run', group='loss')
+    more = finish(home, '--dry-run', group='loss', forecast='2')
+    assert 'with 2 at once' in more, more
     trainings = re.findall(r'^Job \d+: train ', more, re.M)
     assert len(trainings) == 9 and 'train bce' not in more, more  # asl and two of focal, three seeds each
     again = finish(home, '--dry-run', '--forceall')

@@ -8,9 +8,7 @@ Docs: https://cxrlt-nb.github.io/cxrlt_nb/bench/cost.html.md"""
 __all__ = ['Parts', 'measure_parts', 'forecast', 'describe_forecast']
 
 # %% ../../nbs/bench/05_cost.ipynb #86953dd3
-import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 import simplejpeg
 import torch
-from fastcore.basics import AttrDict
+from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
 from ..augment import make_augmentation
@@ -31,6 +29,7 @@ from ..images import image_bytes
 from ..losses import make_loss
 from ..models import create_model
 from ..phantom.findings import draw
+from ..phantom.release import PHANTOM
 from ..table import LABELS, StudyTable
 
 
@@ -47,17 +46,14 @@ class Parts(NamedTuple):
     weights_mb: float  # Weights of the network, MB, not per image
 
 
-# %% ../../nbs/bench/05_cost.ipynb #3a58de2f
+# %% ../../nbs/bench/05_cost.ipynb #25eea1e5
 def _median_seconds(
     program,  # Function without arguments
-    limit: float,  # Seconds after which no further timing begins
+    limit: float,  # Seconds of timing
 ) -> float:
-    "Median seconds of 2 to 100 calls"
-    _seconds(program)
-    times, end = [], time.perf_counter() + limit
-    while len(times) < 2 or (len(times) < 100 and time.perf_counter() < end):
-        times.append(_seconds(program))
-    return statistics.median(times)
+    "Median seconds of a call"
+    timer = Timer('program()', globals=dict(program=program), num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=limit).median
 
 
 # %% ../../nbs/bench/05_cost.ipynb #21b0f9b2
@@ -193,60 +189,80 @@ def _count_images(
 ) -> _Images:
     "The images of a training, before it starts"
     if table is None:
-        bought = spend(p['budget'], p['size'], 6000, p['epochs'], p['images'])
+        bought = spend(p['budget'], p['size'], PHANTOM['train'], p['epochs'], p['images'])
         validation = 0 if p['fold'] == 'none' else bought.images // (p['n_folds'] - 1)
-        return _Images(bought.images, validation, p['held_out'] or bought.held_out or 4200, bought.epochs)
+        held_out = p['held_out'] or bought.held_out or PHANTOM['development'] + PHANTOM['test']
+        return _Images(bought.images, validation, held_out, bought.epochs)
     names = 'fold n_folds split_seed budget size epochs images held_out'.split()
     rows, epochs = choose_rows(table.df, table.labels, by=p['fold_by'], **{o: p[o] for o in names})
     return _Images(len(rows['train']), len(rows['validation']), len(rows['development']) + len(rows['test']), epochs)
 
 
-# %% ../../nbs/bench/05_cost.ipynb #cb9f65e8
+# %% ../../nbs/bench/05_cost.ipynb #c9724fef
+def _line(
+    p: Mapping,  # Parameters of a training
+    images: _Images,  # Its images
+    parts: Parts,  # Of its network
+) -> dict:
+    "What one training costs, without the cache"
+    cores = 1 if torch.accelerator.is_available() else p['threads']
+    return dict(
+        network=p['arch'],
+        size=p['size'],
+        trainings=1,
+        images=sum(images[:3]),
+        epochs=images.epochs,
+        hours=cores * sum(_training_seconds(parts, images, p).values()) / 3600,
+        disk_gb=1.1 * parts.weights_mb / 1000,
+        cache_hours=parts.original / 3600,
+        cached_gb=parts.cached_kb / 1e6,
+    )
+
+
+def _read(
+    p: Mapping,  # Parameters of a training
+) -> StudyTable | None:
+    "The table of a training's data; None for a phantom that is drawn"
+    if p['data'] == 'phantom' and not p['root']:
+        return None
+    given = [p[o] for o in ('data', 'root', 'split_seed')]
+    return read_source(*given, split_names(p['labels']), p['columns'], p['uncertain'] or '', p['allow_leaks'])
+
+
+# %% ../../nbs/bench/05_cost.ipynb #613aef0c
+#: The parameters that decide which table a training reads
+_SOURCE = 'data root split_seed labels columns uncertain allow_leaks'.split()
+#: How the lines of trainings become one; the last two are per image
+_SUMMARY = dict(
+    trainings='sum', images='max', epochs='max', hours='sum', disk_gb='sum', cache_hours='max', cached_gb='max'
+)
+
+
 def forecast(
     trainings: Mapping[str, Mapping],  # Name → parameters of the training notebook
     limit: float = 1.0,  # Seconds for each part of a network
 ) -> pd.DataFrame:  # One row per network and size: trainings, images, epochs, hours, disk_gb
     "What trainings will cost on this machine; measures each network for some seconds"
-    tables: dict[tuple, StudyTable | None] = {}
-    rows: dict[tuple, AttrDict] = {}
-    on_gpu = torch.accelerator.is_available()
+    tables: dict[str, StudyTable | None] = {}
+    parts: dict[tuple, Parts] = {}
+    lines = []
     for given in tqdm(trainings.values(), 'measuring networks', leave=False, delay=2):
         load_plugins(given.get('plugins', ''))
         p = TrainConfig(**given).resolve()
-        source = (p.data, p.root, p.split_seed, p.labels, p.columns, p.uncertain, p.allow_leaks)
+        source, network = str([p[o] for o in _SOURCE]), (p.arch, p.size, p.threads)
         if source not in tables:
             tables[source] = _read(p)
         table = tables[source]
-        images, key = _count_images(p, table), (p.arch, p.size, p.threads)
-        if key not in rows:
+        if network not in parts:
             originals = [] if table is None else list(table.df.path[:: max(1, len(table.df) // 8)])
-            rows[key] = AttrDict(parts=measure_parts(p, originals, limit), trainings=0, hours=0.0, images=0, epochs=0)
-        row = rows[key]
-        seconds = sum(_training_seconds(row.parts, images, p).values()) * (1 if on_gpu else p.threads)
-        row.hours += seconds / 3600
-        row.update(trainings=row.trainings + 1, images=max(row.images, sum(images[:3])), epochs=images.epochs)
-    return pd.DataFrame([_line(arch, size, row) for (arch, size, _), row in rows.items()])
-
-
-def _read(p):
-    "The table of a training's data; None for a phantom that is drawn"
-    if p.data == 'phantom' and not p.root:
-        return None
-    return read_source(p.data, p.root, p.split_seed, split_names(p.labels), p.columns, p.uncertain or '', p.allow_leaks)
-
-
-def _line(arch, size, row):
-    "A row of a forecast"
-    cached = row.images * row.parts.cached_kb / 1e6
-    return dict(
-        network=arch,
-        size=size,
-        trainings=row.trainings,
-        images=row.images,
-        epochs=row.epochs,
-        hours=row.hours + row.images * row.parts.original / 3600,
-        disk_gb=cached + 1.1 * row.trainings * row.parts.weights_mb / 1000,
-    )
+            parts[network] = measure_parts(p, originals, limit)
+        lines.append(_line(p, _count_images(p, table), parts[network]))
+    if not lines:
+        return pd.DataFrame()
+    found = pd.DataFrame(lines).groupby(['network', 'size'], sort=False).agg(_SUMMARY).reset_index()
+    found['hours'] += found.images * found.pop('cache_hours')
+    found['disk_gb'] += found.images * found.pop('cached_gb')
+    return found
 
 
 # %% ../../nbs/bench/05_cost.ipynb #74fe429f

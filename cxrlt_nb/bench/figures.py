@@ -60,8 +60,8 @@ _SHARE = _Figure('lower', 0.05, stable=False)
 _SPEED = _Figure('higher', stable=False)
 _SECONDS = _Figure('lower', stable=False)
 _FLOATS = 'writing the batch as floats, four bytes for each pixel, and fastai’s loop over batches'
-_STEPS = 'a step takes 25 ms, and fastai’s events and the loader 2 ms'
-_AUGMENTED = 'the bare loop has neither loader nor augmentation, which take 5 to 8 % of a step'
+_STEPS = 'fastai’s events and the loader take a tenth of such a short step'
+_AUGMENTED = 'the bare loop has neither loader nor augmentation'
 _IMPORTS = 'fastai, timm and torchvision import half of torch’s compiler, scikit-learn and SciPy'
 _SPINNING = 'threads of torch wait for each other, and the busy program takes half the time of one'
 

@@ -472,7 +472,7 @@ QUERIES = {
     'resume': ['faq.html', 'learner.html'],
     'bootstrap': ['intervals.html'],  # a name of the package, as it is written
     'Metric': ['metrics.html'],
-    'custom loss': ['losses.html', 'contributing.html', 'faq.html'],  # no page has both words
+    'loss custom': ['losses.html', 'contributing.html', 'faq.html'],  # no page has both words
 }
 
 

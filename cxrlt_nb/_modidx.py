@@ -167,6 +167,7 @@ d = {
             'cxrlt_nb.cache._damaged': ('cache.html#_damaged', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._decode': ('cache.html#_decode', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._decoder': ('cache.html#_decoder', 'cxrlt_nb/cache.py'),
+            'cxrlt_nb.cache._divide': ('cache.html#_divide', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._fill': ('cache.html#_fill', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._find_jpegs': ('cache.html#_find_jpegs', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._intact': ('cache.html#_intact', 'cxrlt_nb/cache.py'),

@@ -26,6 +26,7 @@ import pyarrow as pa
 import simplejpeg
 from fastcore.basics import chunked, patch
 from filelock import FileLock
+from numba import njit
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -590,6 +591,13 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
+@njit('void(uint8[::1], float32[::1])', nogil=True, cache=True)
+def _divide(gray, out):
+    "Bytes divided by 255, as floats"
+    for k in range(gray.size):
+        out[k] = gray[k] / np.float32(255)
+
+
 def _decode(
     jpegs: Sequence[memoryview],  # B square gray JPEGs of one size
     out: np.ndarray,  # (B,1,S,S) uint8 or float32
@@ -601,7 +609,7 @@ def _decode(
             simplejpeg.decode_jpeg(jpeg, 'GRAY', buffer=o)
         else:
             simplejpeg.decode_jpeg(jpeg, 'GRAY', buffer=gray)
-            np.divide(gray, np.float32(255), out=o, dtype=np.float32)
+            _divide(gray.ravel(), o.ravel())
 
 
 # %% ../nbs/02_cache.ipynb #58fbbef9

@@ -418,6 +418,7 @@ d = {
             'cxrlt_nb.evaluate._as_targets': ('evaluate.html#_as_targets', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._calibration': ('evaluate.html#_calibration', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._choose_groups': ('evaluate.html#_choose_groups', 'cxrlt_nb/evaluate.py'),
+            'cxrlt_nb.evaluate._choose_images': ('evaluate.html#_choose_images', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._compare_files': ('evaluate.html#_compare_files', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._difference_rows': ('evaluate.html#_difference_rows', 'cxrlt_nb/evaluate.py'),
             'cxrlt_nb.evaluate._finding': ('evaluate.html#_finding', 'cxrlt_nb/evaluate.py'),

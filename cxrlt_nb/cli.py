@@ -698,6 +698,7 @@ def _evaluate(args: argparse.Namespace):
     _prepare(args.out)
     by = None if args.by is None else [o.strip() for o in args.by.split(',') if o.strip()]
     asked = dict(patients=args.patients, by=by, against=args.against, mapping=args.map, image_id=args.id)
+    asked |= dict(images=args.images)
     options = dict(allow_missing=args.allow_missing, threshold=_threshold(args.threshold, args.predictions), n=args.n)
     try:
         done = write_evaluation(args.predictions, args.labels, args.out, **asked, **options)
@@ -705,7 +706,10 @@ def _evaluate(args: argparse.Namespace):
         raise ValueError(str(e).replace('with allow_missing', 'with --allow-missing')) from None
     macro, about = done.metrics.iloc[-1], done.about
     units = f'{about["patients"]:,} patients' if about['patients'] else 'each its own patient: the labels name none'
-    print(f'{about["images"]:,} images ({units}), {len(about["findings"])} findings, labels of {about["labels"]}')
+    listed = f' of {args.images.name}' if args.images else ''
+    print(
+        f'{about["images"]:,} images{listed} ({units}), {len(about["findings"])} findings, labels of {about["labels"]}'
+    )
     for what, o in about['left_out'].items():
         if o['count']:
             print(f'not scored, {what}: {o["count"]:,}')
@@ -837,6 +841,9 @@ def _add_evaluate(
         _path('--map', 'csv with two columns: column of the predictions, finding', metavar='FILE'),
         _option('--id', 'column of the image ids in the predictions [found by its name]', metavar='COLUMN'),
         _option('--threshold', 'for sensitivity: a number, or FILE:RULE of cxrlt thresholds [0.5]', default='0.5'),
+        _path(
+            '--images', "text file with an image id per line, such as NIH's test_list.txt: score these", metavar='FILE'
+        ),
         _option('--allow-missing', 'score what both have, if images or findings differ', action='store_true'),
         _REPLICATES,
         _path('--out', 'folder of the tables and the page', required=True, metavar='FOLDER'),

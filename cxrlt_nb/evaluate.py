@@ -41,6 +41,7 @@ from cxrlt_nb.intervals import (
     replicates,
 )
 from .metrics import METRICS, _check_probabilities, _rows, check_scores, ece, label_thresholds, tiers
+from .reading import _read_text
 from .table import LABELS, TRAIN_POSITIVES
 
 # %% ../nbs/06b_evaluate.ipynb #7ac0ecfe
@@ -352,6 +353,28 @@ def match_labels(
     return AttrDict(
         y_true=y_true, y_score=y_score, patient_id=patient_id, about=about, left_out=left_out, unknown=unknown
     )
+
+
+# %% ../nbs/06b_evaluate.ipynb #a98a3758
+def _choose_images(
+    y_score: pd.DataFrame,  # From `read_prediction_file`
+    labels: AttrDict,  # From `read_labels`
+    path: str | Path,  # A text file with an image id per line
+) -> tuple[pd.DataFrame, AttrDict]:
+    "Predictions and labels of the images of a list; `ValueError` or `FileNotFoundError` says what is wrong with it"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: no such file; give a text file with an image id per line')
+    lines = pd.Series(_read_text(Path(path)).split('\n'), dtype='str')
+    listed = pd.Index(_image_names(lines[lines.str.strip() != '']).unique())
+    if listed.empty:
+        raise ValueError(f'{Path(path).name} lists no image; it needs an image id per line')
+    unknown = listed.difference(labels.y.index, sort=False)
+    if len(unknown):
+        raise ValueError(f'{Path(path).name}: images without labels of {labels.source}: {_some(unknown)}')
+    parts = {o: labels[o].loc[listed] for o in ('y', 'uncertain', 'about')}
+    patient_id = None if labels.patient_id is None else labels.patient_id.loc[listed]
+    only = AttrDict(labels, **parts, patient_id=patient_id, whole=False)
+    return y_score.loc[y_score.index.intersection(listed, sort=False)], only
 
 
 # %% ../nbs/06b_evaluate.ipynb #d0ce1402
@@ -823,6 +846,7 @@ def write_evaluation(
     against: str | Path | None = None,  # Other predictions to compare with
     mapping: str | Path | Mapping | None = None,  # csv or dict, column → finding
     image_id: str | None = None,  # Column of the image ids in the predictions
+    images: str | Path | None = None,  # Text file with an image id per line: score these; None: all predictions
     allow_missing: bool = False,  # Score what both have, if they have different images or findings
     threshold=0.5,  # For sensitivity: one number, or a Series by finding
     n: int = 1000,  # Bootstrap replicates
@@ -831,8 +855,11 @@ def write_evaluation(
 ) -> AttrDict:  # metrics, groups, comparison, reliability: frames or None; about: what evaluation.json says
     "Score a prediction file and write the tables; `ValueError` or `FileNotFoundError` names what does not fit"
     name, out = Path(predictions).name, Path(out)
-    _check_outputs([out / o for o in _FILES], [predictions, labels, against, mapping], mark=out / 'evaluation.json')
+    read = [predictions, labels, against, mapping, images]
+    _check_outputs([out / o for o in _FILES], read, mark=out / 'evaluation.json')
     scores, known = read_prediction_file(predictions, mapping, image_id), read_labels(labels, patients)
+    if images:
+        scores, known = _choose_images(scores, known, images)
     m, options = match_labels(scores, known, allow_missing), dict(n=n, seed=seed, level=level)
     data = (m.y_true, m.y_score)
     groups = _choose_groups(m.about, by)  # names what is wrong before anything slow begins
@@ -845,6 +872,7 @@ def write_evaluation(
         tables.groups = subgroup_gaps(*data, groups, m.patient_id, compared, threshold=threshold, **options)
     cut = threshold.replace(np.inf, None).to_dict() if isinstance(threshold, pd.Series) else threshold
     settings = dict(threshold=cut, groups=list(groups), against=Path(against).name if against else None, **options)
-    about = _about(m, known, predictions=name, **settings)
+    only = Path(images).name if images else None
+    about = _about(m, known, predictions=name, images_of=only, **settings)
     _write_tables(out, tables, about)
     return AttrDict(tables, about=about)

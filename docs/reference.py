@@ -75,6 +75,8 @@ def with_comment_of_kwargs(text, obj):
 def callable_entry(mod, name, obj, line, level):
     "The entry of a function, class or method: nbdev's own, under our heading"
     text = with_comment_of_kwargs(show_doc(obj, name=name)._repr_markdown_(), obj)
+    if inspect.isclass(obj):
+        text = text.replace(f'```python\ndef {name}(', f'```python\nclass {name}(', 1)
     if text.rstrip().endswith('```'):  # nothing after the signature
         raise ValueError(f'{mod.__name__}: {name} has no docstring, so its entry on the site would be empty')
     return heading(name, mod.__file__, line, level) + text.split(f'### {name}\n\n', 1)[1]

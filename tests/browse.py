@@ -236,6 +236,11 @@ def test_the_comment_of_keyword_arguments_stands_beside_them():
     assert re.search(r'\*\*kwargs, # Arguments that differ', text)
 
 
+def test_a_class_is_shown_as_a_class():
+    text = html.unescape(re.sub('<[^>]+>', '', (SITE / 'augment.html').read_text()))
+    assert 'class Mosaic(\n    p:float=1.0' in text and 'def rand_affine(' in text and 'def Mosaic(' not in text
+
+
 def shown_code(page):
     "The code blocks of a page that are not folded, as text"
     text = re.sub(r'<details class="code-fold">.*?</details>', '', (SITE / page).read_text(), flags=re.S)
@@ -363,7 +368,9 @@ def test_pictures_of_twice_the_resolution_have_the_usual_size():
 
 
 def test_no_page_shows_a_stray_message():
-    found = re.compile(r'Could not do one pass in your dataloader|\w+Warning: |np\.float64\(\d')
+    found = re.compile(
+        r'Could not do one pass in your dataloader|\w+Warning: |np\.float64\(\d|PosixPath\(|&lt;function |/tmp/'
+    )
     assert [o for o in PAGES if found.search((SITE / o).read_text())] == []
 
 

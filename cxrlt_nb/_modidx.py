@@ -212,6 +212,7 @@ d = {
             'cxrlt_nb.cli._evaluate': ('cli.html#_evaluate', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._findings': ('cli.html#_findings', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._held_out': ('cli.html#_held_out', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._keep_garbage': ('cli.html#_keep_garbage', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._last_epoch': ('cli.html#_last_epoch', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._named': ('cli.html#_named', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._notebook': ('cli.html#_notebook', 'cxrlt_nb/cli.py'),

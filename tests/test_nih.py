@@ -142,6 +142,7 @@ def test_weights_are_made_and_found(home):
     assert record.name == 'tf_efficientnet_lite0.safetensors' and record.n_loaded == 294
 
 
+@pytest.mark.long
 def test_the_graph_of_a_study_on_real_radiographs(tmp_path, release):
     command = [BIN / 'snakemake', '--profile', ROOT / 'profiles/local', '--snakefile', ROOT / 'Snakefile']
     command += ['--cores', '2', '--dry-run', '--directory', tmp_path]

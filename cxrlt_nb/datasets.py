@@ -277,6 +277,8 @@ _USUAL = dict(
     view=('view', 'viewposition', 'view_position'),
     sex=('sex', 'gender'),
     age=('age',),
+    width=('width', 'columns'),
+    height=('height', 'rows'),
 )
 _SPLIT_NAMES = dict(
     training='train', val='development', valid='development', validation='development', dev='development'
@@ -513,14 +515,17 @@ def _read_table(
     file = _table_file(root)
     df = _read_rows(file)
     names = _find_usual(list(df), _parse_columns(columns), file.name)
+    if not {'width', 'height'} <= set(names.values()):  # one alone is something else, such as a patient's height
+        names = {k: v for k, v in names.items() if v not in ('width', 'height')}
     marks, labels = _find_labels(df, names, labels, file.name)
     in_file = {column: name for name, column in names.items()}
     for name in [k for k, v in names.items() if v.endswith('_id')]:
         df[name] = _plain_ids(df[name])
-    age = _years(df[in_file['age']]) if 'age' in in_file else None
+    numbers = dict(age=_years, width=_numbers, height=_numbers)
+    numbers = {o: read(df[in_file[o]]) for o, read in numbers.items() if o in in_file}
     paths = _find_images(df[in_file['path']], file.parent)
     df = df[list(names)].rename(columns=names).apply(lambda o: o.str.strip())
-    df = df.assign(path=_join_paths(df.assign(path=paths), file.parent), image_id=paths.to_numpy(), age=age)
+    df = df.assign(path=_join_paths(df.assign(path=paths), file.parent), image_id=paths.to_numpy(), **numbers)
     made, (df, by) = 'split' not in df, _add_patients(df)
     df['split'] = 'train' if made else df.split.str.lower().replace(_SPLIT_NAMES)
     df = df.assign(**{o: None for o in KEYS if o not in df}, **marks[labels])

@@ -59,7 +59,8 @@ def plot_sizes(
     ratios = _aspect_ratios(df)
     if not len(ratios):
         raise ValueError(
-            'no image of this table has a size; for CXR-LT, put mimic-cxr-2.0.0-metadata.csv beside train.csv'
+            'no image of this table has a size; a csv needs columns width and height, '
+            'and CXR-LT mimic-cxr-2.0.0-metadata.csv beside train.csv'
         )
     ax = plt.subplots()[1] if ax is None else ax
     n = df[['width', 'height']].dropna().astype(int).value_counts(ascending=True)

@@ -499,16 +499,19 @@ def _predict(args: argparse.Namespace):
 
 # %% ../nbs/08_cli.ipynb #1fbc020f
 def _targets(
-    run: object,  # From `open_run`
-    root: Path | None,  # Folder of the release; by default where the run found it
+    runs: list,  # From `open_run`, all on the same data
+    root: Path | None,  # Folder of the release; by default where the first run found it
 ) -> object:  # Rows with patient_id and labels, indexed by image id
-    "The targets that a run has saved, or else those of its release"
+    "The targets that runs have saved, each those of the images that it has predicted, or else those of their release"
     import pandas as pd
 
     from cxrlt_nb.predict import run_table
 
-    saved = run.folder / 'predictions/targets.parquet'
-    return pd.read_parquet(saved) if saved.exists() and not root else run_table(run, root).df.set_index('image_id')
+    saved = [o.folder / 'predictions/targets.parquet' for o in runs]
+    if root or not all(o.exists() for o in saved):
+        return run_table(runs[0], root).df.set_index('image_id')
+    rows = pd.concat([pd.read_parquet(o) for o in saved])
+    return rows[~rows.index.duplicated()]
 
 
 # %% ../nbs/08_cli.ipynb #e620f729
@@ -533,7 +536,7 @@ def _thresholds(args: argparse.Namespace):
         for view, frames in views.items():
             frames[run.name] = read_predictions(run.folder / f'predictions/{view}.parquet')
     image, mirror = map(out_of_fold, views.values())
-    rows = _targets(runs[0], args.root).loc[image.index]
+    rows = _targets(runs, args.root).loc[image.index]
     rules = [o.strip() for o in args.rules.split(',')]
     y = rows[list(image)].astype('float64')
     points = operating_points_of(image, mirror.loc[image.index], y, rows.patient_id, [o.folder for o in runs], rules)
@@ -568,7 +571,7 @@ def _held_out(
         ids = ids.intersection(p.index)
         if ids.empty:
             raise ValueError(f'{runs[0].name} and {name} have no held-out image in common')
-    df, labels = _targets(runs[0], root), runs[0].labels
+    df, labels = _targets(runs, root), runs[0].labels
     return df.loc[ids, labels].astype('float64'), {k: p.loc[ids, labels] for k, p in scores.items()}, df.patient_id[ids]
 
 

@@ -161,6 +161,7 @@ d = {
             'cxrlt_nb.cache._Unreadable': ('cache.html#_unreadable', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._Unreadable.__init__': ('cache.html#_unreadable.__init__', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._check_complete': ('cache.html#_check_complete', 'cxrlt_nb/cache.py'),
+            'cxrlt_nb.cache._check_images': ('cache.html#_check_images', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._checksum': ('cache.html#_checksum', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._clear': ('cache.html#_clear', 'cxrlt_nb/cache.py'),
             'cxrlt_nb.cache._crop': ('cache.html#_crop', 'cxrlt_nb/cache.py'),

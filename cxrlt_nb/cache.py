@@ -500,8 +500,22 @@ def _check_complete(
 
 
 # %% ../nbs/02_cache.ipynb #545da81f
+def _check_images(
+    df: pd.DataFrame,  # To be cached
+):
+    "`ValueError` if ids or paths are missing, if an id is not text, or if two files have one id"
+    for column in ('image_id', 'path'):
+        if column not in df:
+            raise ValueError(f'the table has no column {column!r}; a cache needs image_id and path of each image')
+    if len(df) and (found := pd.api.types.infer_dtype(df.image_id, skipna=False)) != 'string':
+        raise ValueError(f"image_id: found {found}; it must be text in every row: df.image_id.astype('str')")
+    files = df.drop_duplicates(['image_id', 'path'])
+    if (twice := files.image_id.duplicated()).any():
+        raise ValueError(f'{twice.sum()} image_id stand for two files or more, the first at row {twice.idxmax()}')
+
+
 def build_cache(
-    df: pd.DataFrame,  # Study table: `image_id` and `path` are used
+    df: pd.DataFrame,  # Study table: `image_id` and `path` are used, both text; an id stands for one file
     folder: str | Path,  # Folder of the cache; see `cache_folder`
     size: int,  # Side of the cached images in pixels
     rule: str = 'squish',  # A key of `RESIZE_RULES`
@@ -512,6 +526,7 @@ def build_cache(
     any_modality: bool = False,  # As in `decode_gray`
 ) -> ImageCache:
     "Cache the images of `df` that are missing or have changed; at the end, `ValueError` if some cannot be read"
+    _check_images(df)
     if rule not in RESIZE_RULES:
         raise ValueError(f'unknown resize rule {rule!r}; known rules: {", ".join(RESIZE_RULES)}')
     if dicom not in images._CONVERSIONS:

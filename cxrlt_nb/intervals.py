@@ -394,14 +394,15 @@ def label_interval(
     patients,  # From `positive_patients`, `(C,)`
     level: float = 0.95,  # Coverage
 ) -> dict:  # low, high: a Series each
-    "Student's t interval of each label on the logit scale; NaN for too few positive patients"
+    "Student's t interval of each label on the logit scale; NaN for too few positive patients, and outside [0,1]"
     _check_level(level)
     patients = np.asarray(patients)
     k, unit = np.maximum(patients, 2), 1e-3
     spread = reps.clip(unit, 1 - unit).apply(logit).std() * np.sqrt(k / (k - 1))
     half = stats.t.ppf((1 + level) / 2, k - 1) * spread
     middle = value.clip(unit, 1 - unit).apply(logit)
-    enough = (patients >= MIN_POSITIVE_PATIENTS) & (spread > 0)
+    on_scale = value.between(0, 1) & reps.min().between(0, 1) & reps.max().between(0, 1)
+    enough = (patients >= MIN_POSITIVE_PATIENTS) & (spread > 0) & on_scale
     low, high = ((middle + sign * half).apply(expit) for sign in (-1, 1))
     # A value of nearly 0 or 1 was clipped, and must lie in its interval all the same
     return dict(low=np.minimum(low, value).where(enough), high=np.maximum(high, value).where(enough))

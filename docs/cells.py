@@ -176,8 +176,8 @@ class Prose(Processor):
 # Figures
 
 
-def opened(png):
-    return Image.open(io.BytesIO(base64.b64decode(png)))
+def opened(picture):
+    return Image.open(io.BytesIO(base64.b64decode(picture)))
 
 
 def is_plot(png):
@@ -188,9 +188,9 @@ def is_plot(png):
     return (rgb.min(axis=2) > 245).mean() > 0.5 and common < 13
 
 
-def width_attribute(png):
-    "The width of a picture that states twice the usual resolution: its size in inches, 96 CSS pixels each"
-    image = opened(png)
+def width_attribute(picture):
+    "The width of a picture that states a high resolution: its size in inches, 96 CSS pixels each"
+    image = opened(picture)
     dpi = image.info.get('dpi', (0, 0))[0]
     return f'width="{96 * image.width / dpi:.0f}" ' if dpi > MIN_FINE_DPI else ''
 
@@ -199,10 +199,10 @@ def mark_plots(page):
     "Give the plots of a finished page, which are embedded in it, the class `plot`, and fine pictures their width"
 
     def mark(m):
-        picture = f'<img {width_attribute(m[2])}{m[1]}'
-        return f'<span class="plot">{picture}</span>' if is_plot(m[2]) else picture
+        picture = f'<img {width_attribute(m[3])}{m[1]}'
+        return f'<span class="plot">{picture}</span>' if m[2] == 'png' and is_plot(m[3]) else picture
 
-    return re.sub(r'<img ([^>]*src="data:image/png;base64,([^"]+)"[^>]*>)', mark, page)
+    return re.sub(r'<img ([^>]*src="data:image/(png|jpeg);base64,([^"]+)"[^>]*>)', mark, page)
 
 
 def mark_cells(page):

@@ -25,7 +25,8 @@ from reference import names_of, page_of, rename_links, slug
 MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
-MIN_FINE_DPI = 140
+MAX_SHRUNK = 600  # CSS pixels; the text of a wider picture would be too small on a phone
+MIN_FINE_DPI = 125
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
 
 # What a page shows of its code
@@ -189,10 +190,13 @@ def is_plot(png):
 
 
 def width_attribute(picture):
-    "The width of a picture that states a high resolution: its size in inches, 96 CSS pixels each"
+    "The width of a picture that states a high resolution, 96 CSS pixels per inch; a wide one scrolls on a phone"
     image = opened(picture)
     dpi = image.info.get('dpi', (0, 0))[0]
-    return f'width="{96 * image.width / dpi:.0f}" ' if dpi > MIN_FINE_DPI else ''
+    if dpi <= MIN_FINE_DPI:
+        return ''
+    width = round(96 * image.width / dpi)
+    return f'width="{width}" ' + ('style="min-width: 29rem" ' if width > MAX_SHRUNK else '')
 
 
 def mark_plots(page):

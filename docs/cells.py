@@ -26,7 +26,7 @@ MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
 MAX_SHRUNK = 600  # CSS pixels; the text of a wider picture would be too small on a phone
-MIN_FINE_DPI = 125
+MIN_FINE_DPI = 110
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
 
 # What a page shows of its code

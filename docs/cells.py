@@ -25,7 +25,8 @@ from reference import names_of, page_of, rename_links, slug
 MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
-MIN_FINE_DPI = 140
+MAX_SHRUNK = 600  # CSS pixels; the text of a wider picture would be too small on a phone
+MIN_FINE_DPI = 110
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
 
 # What a page shows of its code
@@ -176,8 +177,8 @@ class Prose(Processor):
 # Figures
 
 
-def opened(png):
-    return Image.open(io.BytesIO(base64.b64decode(png)))
+def opened(picture):
+    return Image.open(io.BytesIO(base64.b64decode(picture)))
 
 
 def is_plot(png):
@@ -188,21 +189,24 @@ def is_plot(png):
     return (rgb.min(axis=2) > 245).mean() > 0.5 and common < 13
 
 
-def width_attribute(png):
-    "The width of a picture that states twice the usual resolution: its size in inches, 96 CSS pixels each"
-    image = opened(png)
+def width_attribute(picture):
+    "The width of a picture that states a high resolution, 96 CSS pixels per inch; a wide one scrolls on a phone"
+    image = opened(picture)
     dpi = image.info.get('dpi', (0, 0))[0]
-    return f'width="{96 * image.width / dpi:.0f}" ' if dpi > MIN_FINE_DPI else ''
+    if dpi <= MIN_FINE_DPI:
+        return ''
+    width = round(96 * image.width / dpi)
+    return f'width="{width}" ' + ('style="min-width: 29rem" ' if width > MAX_SHRUNK else '')
 
 
 def mark_plots(page):
     "Give the plots of a finished page, which are embedded in it, the class `plot`, and fine pictures their width"
 
     def mark(m):
-        picture = f'<img {width_attribute(m[2])}{m[1]}'
-        return f'<span class="plot">{picture}</span>' if is_plot(m[2]) else picture
+        picture = f'<img {width_attribute(m[3])}{m[1]}'
+        return f'<span class="plot">{picture}</span>' if m[2] == 'png' and is_plot(m[3]) else picture
 
-    return re.sub(r'<img ([^>]*src="data:image/png;base64,([^"]+)"[^>]*>)', mark, page)
+    return re.sub(r'<img ([^>]*src="data:image/(png|jpeg);base64,([^"]+)"[^>]*>)', mark, page)
 
 
 def mark_cells(page):

@@ -72,7 +72,7 @@ def show_findings(
     import matplotlib.pyplot as plt  # here, because workers that only draw images do not need it
 
     n = len(labels)
-    _, axs = plt.subplots(n, 3, figsize=(6, 2.2 * n), dpi=96, layout='tight', squeeze=False)
+    _, axs = plt.subplots(n, 3, figsize=(6, 2.2 * n), layout='tight', squeeze=False)
     for row, label in zip(axs, labels):
         difference, share = _changed(label, view)
         row[0].imshow(_draft('No Finding', view), 'gray', vmin=0, vmax=1)

@@ -816,7 +816,7 @@ def _add_predict(
         _option('--no-tta', 'do not average each image and its mirror', action='store_true'),
         _option('--how', 'mean over runs: prob, logit or rank [prob]', default='prob'),
         _option('--tta-how', 'mean of image and mirror: prob, logit or rank [prob]', default='prob'),
-        _option('--decide', 'write 0/1 decisions too: f1, youden or sens=0.9', metavar='RULE'),
+        _option('--decide', 'write 0/1 decisions too: f1, youden or sens=0.9 [f1 with --thresholds]', metavar='RULE'),
         _option(
             '--calibrate',
             'turn predictions into probabilities: as learned on validation images, or by the inverse of the loss',

@@ -73,7 +73,7 @@ def main():
         show(ax, image, target)
     for ax, (title, image, target) in zip(bottom.subplots(1, 5), mixed_images(xb, yb)):
         show(ax, image, target, title)
-    figure.savefig(FOLDER / 'mosaic.webp', dpi=150, pil_kwargs=dict(quality=50, method=6))
+    figure.savefig(FOLDER / 'mosaic.webp', dpi=200, pil_kwargs=dict(quality=25, method=6))
 
 
 if __name__ == '__main__':

@@ -126,7 +126,7 @@ def settings():
 def test_one_version_everywhere():
     version = settings()['version']
     assert f'\nversion: {version}\n' in (ROOT / 'CITATION.cff').read_text()
-    assert f'\n## [{version}]' in (ROOT / 'CHANGELOG.md').read_text()
+    assert f'\n## {version}' in (ROOT / 'CHANGELOG.md').read_text()
 
 
 def test_every_dependency_has_a_reason():

@@ -211,7 +211,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto
 h1, h2, h3 { line-height: 1.25; margin: 1.8rem 0 0.6rem; }
 img { max-width: 100%; height: auto; }
 .output_png { margin: 1rem 0; }
-.output_html, pre, .scroll { overflow-x: auto; }
+.output_html, .output_png, pre, .scroll { overflow-x: auto; }
 table { border-collapse: collapse; border: 0; font-size: 14px; }
 th, td { padding: 0.25rem 0.6rem; border: 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th, td { text-align: left !important; }
@@ -232,6 +232,7 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; p
   img:not(.photo) { filter: invert(0.87) hue-rotate(180deg); }
 }
 @media (max-width: 40rem) {
+  img:not(.photo) { max-width: none; }
   table { font-size: 13px; }
   th, td { padding: 0.2rem 0.3rem; }
 }

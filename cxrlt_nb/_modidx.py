@@ -141,6 +141,7 @@ d = {
             'cxrlt_nb.bench.figures._reaches': ('bench/figures.html#_reaches', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures._seconds': ('bench/figures.html#_seconds', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures._share': ('bench/figures.html#_share', 'cxrlt_nb/bench/figures.py'),
+            'cxrlt_nb.bench.figures._shown': ('bench/figures.html#_shown', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures.check_reached': ('bench/figures.html#check_reached', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures.figure_table': ('bench/figures.html#figure_table', 'cxrlt_nb/bench/figures.py'),
             'cxrlt_nb.bench.figures.median_times': ('bench/figures.html#median_times', 'cxrlt_nb/bench/figures.py'),

@@ -275,7 +275,7 @@ def describe_forecast(
         return 'No training is left to do.'
     hours = table.hours.sum()
     clock = hours / at_once
-    when = f'{60 * clock:.0f} minutes' if clock < 2 else f'{clock:.0f} hours'
+    when = f'{60 * clock:.1f} minutes' if clock < 2 else f'{clock:.0f} hours'
     return (
         f'{table.round(3).to_string(index=False)}\n'
         f'Estimated from a few steps of each network on this machine: {hours:.2f} hours of a core or GPU, '

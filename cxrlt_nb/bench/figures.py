@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from fastcore.script import CliError, call_parse
+from pandas.io.formats.style import Styler
 
 from ..files import read_json, write_json
 from ..runs import environment
@@ -138,6 +139,21 @@ def check_reached(
     "`AssertionError` names the figures that miss their target without a stated limit"
     missed = table.index[~table.reached & (table.limit == '')]
     assert not len(missed), f'below their targets, without a stated limit: {", ".join(missed)}'
+
+
+# %% ../../nbs/bench/00_figures.ipynb #a97e976d
+def _shown(
+    table: pd.DataFrame,  # From `figure_table`
+) -> Styler:  # value, target, reached, what limits it
+    "The table as it is shown"
+    sign = table.better.map(dict(higher='≥', lower='≤'))
+    has_target = table.target.notna()
+    shown = table[['value']].assign(
+        target=(sign + ' ' + table.target.map('{:g}'.format)).where(has_target, ''),
+        reached=table.reached.map({True: 'yes', False: 'no'}).where(has_target, ''),
+        limit=table.limit,
+    )
+    return shown.style.format({'value': '{:.3g}'.format}).set_uuid('figures')
 
 
 # %% ../../nbs/bench/00_figures.ipynb #4bb4f4e6

@@ -75,6 +75,8 @@ try:
 
         ROWS = table2.parse_rows(ASKED)
         trainings = ablation.trainings(*ROWS, preset=preset)
+        if ROOT and workflow.is_main_process:
+            table2._check_held_out(run_config.TrainConfig(**next(iter(trainings.values()))).resolve())
         if not ROOT:
             PHANTOM = files.home()/'data'/phantom.phantom_name(**table2.study_phantom(preset))
     else:

@@ -1275,6 +1275,7 @@ d = {
         'cxrlt_nb.study.table2': {
             'cxrlt_nb.study.table2._add_holm': ('study/table2.html#_add_holm', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._agrees': ('study/table2.html#_agrees', 'cxrlt_nb/study/table2.py'),
+            'cxrlt_nb.study.table2._check_held_out': ('study/table2.html#_check_held_out', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._check_rows': ('study/table2.html#_check_rows', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._described': ('study/table2.html#_described', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._judge': ('study/table2.html#_judge', 'cxrlt_nb/study/table2.py'),

@@ -31,7 +31,8 @@ from fastcore.script import call_parse
 from matplotlib import pyplot as plt
 
 from ..ablation import CLAIMS, TABLE2, StudyPreset, trainings
-from ..config import load_plugins
+from ..config import load_plugins, split_names
+from ..datasets import read_source
 from ..ensemble import mean_ensemble, out_of_fold
 from ..files import home, read_json
 from ..intervals import chance_level, estimates, holm, label_interval
@@ -195,6 +196,21 @@ def _metrics(
     "Metrics of each label, with replicates over patients"
     at_cut = estimates(y, p, patients, n, threshold=cut, metrics=('mf1',))
     return estimates(y, p, patients, n, metrics=tuple(METRICS)) | dict(mf1_oof=at_cut['mf1'])
+
+
+# %% ../../nbs/study/02_table2.ipynb #8e706b2c
+def _check_held_out(
+    p: dict,  # Parameters of a training, resolved
+):
+    "`ValueError` if the data cannot be read, or if no development or test image has labels"
+    given = [p[o] for o in ('data', 'root', 'split_seed')]
+    table = read_source(*given, split_names(p['labels']), p['columns'], p['uncertain'] or '', p['allow_leaks'])
+    held_out = table.df[table.df.split != 'train']
+    if held_out[table.labels].isna().all(axis=None):
+        raise ValueError(
+            f'{p["root"]}: no development or test image has labels, so the study could not be scored. If only '
+            'train.csv is in the folder, its patients are split 7:1:2. To train and predict without scores: cxrlt train'
+        )
 
 
 # %% ../../nbs/study/02_table2.ipynb #f3a80296

@@ -469,6 +469,8 @@ def _warn(
     df: pd.DataFrame,  # The table that was asked for
 ):
     "Warn of images that are enlarged, constant, or look inverted"
+    if df.empty:
+        return
     meta, n = cache.meta.loc[df.image_id], len(df)
     thumbs = cache.details(['thumb']).thumb.loc[df.image_id]
     inverted = _look_inverted(np.frombuffer(b''.join(thumbs), np.uint8).reshape(n, 64).astype(np.float32))

@@ -145,7 +145,7 @@ def measure_parts(
 
 # %% ../../nbs/bench/05_cost.ipynb #384e4c7e
 #: Seconds of a core before a training reads its first file
-_START = 9.5
+_START = 10.5
 #: Seconds that fastai's loop adds to a step
 _PER_STEP = 0.002
 #: Seconds of an epoch's checkpoint and line

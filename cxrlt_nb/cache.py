@@ -505,15 +505,19 @@ def _check_complete(
 def _check_images(
     df: pd.DataFrame,  # To be cached
 ):
-    "`ValueError` if ids or paths are missing, if an id is not text, or if two files have one id"
+    "`ValueError` if a column is missing, if an id is missing or not text, or if two files have one id"
     for column in ('image_id', 'path'):
         if column not in df:
             raise ValueError(f'the table has no column {column!r}; a cache needs image_id and path of each image')
+    if missing := int(df.image_id.isna().sum()):
+        raise ValueError(f'image_id is missing in {missing} of {len(df)} rows')
     if len(df) and (found := pd.api.types.infer_dtype(df.image_id, skipna=False)) != 'string':
         raise ValueError(f"image_id: found {found}; it must be text in every row: df.image_id.astype('str')")
-    files = df.drop_duplicates(['image_id', 'path'])
-    if (twice := files.image_id.duplicated()).any():
-        raise ValueError(f'{twice.sum()} image_id stand for two files or more, the first at row {twice.idxmax()}')
+    files = df[['image_id', 'path']].astype('str').reset_index(drop=True).drop_duplicates()
+    if len(twice := files.image_id[files.image_id.duplicated()]):
+        raise ValueError(
+            f'{twice.nunique()} of the image_id stand for two files or more, the first in row {twice.index[0]}'
+        )
 
 
 def build_cache(
@@ -617,7 +621,7 @@ def _divide(gray, out):
 
 def _decode(
     jpegs: Sequence[memoryview],  # B square gray JPEGs of one size
-    out: np.ndarray,  # (B,1,S,S) uint8 or float32
+    out: np.ndarray,  # (B,1,S,S) uint8 or float32, each image contiguous
 ):
     "Decode images into `out`, as bytes or as floats in [0,1]"
     gray = np.empty(out.shape[1:], np.uint8)

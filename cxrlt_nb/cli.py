@@ -459,18 +459,20 @@ def _write_predictions(
 
 # %% ../nbs/08_cli.ipynb #a182d2d6
 @contextmanager
-def _keep_garbage():
-    "Do not look for garbage, as during imports, which make many objects that all stay: a quarter of their time"
+def _no_gc():
+    "Switch garbage collection off, for imports: they make many objects that all stay"
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
-    with _keep_garbage():
+    with _no_gc():
         from cxrlt_nb.cache import _private
         from cxrlt_nb.predict import predict_images
         from cxrlt_nb.runs import environment, open_run
@@ -498,6 +500,15 @@ def _predict(args: argparse.Namespace):
 
 
 # %% ../nbs/08_cli.ipynb #1fbc020f
+def _check_same_data(
+    runs: list,  # From `open_run`
+):
+    "`ValueError` if runs were trained on different data"
+    for run in runs:
+        if run.record.data['fingerprint'] != runs[0].record.data['fingerprint']:
+            raise ValueError(f'{runs[0].name} and {run.name} were trained on different data')
+
+
 def _targets(
     runs: list,  # From `open_run`, all on the same data
     root: Path | None,  # Folder of the release; by default where the first run found it
@@ -529,6 +540,7 @@ def _thresholds(args: argparse.Namespace):
     _prepare(args.out.parent)
     runs = [open_run(o) for o in args.runs]
     check_comparable(runs, same=['n_folds', 'fold_by', 'split_seed'], results=False)
+    _check_same_data(runs)
     views: dict = {'validation': {}, 'validation-mirror': {}}
     for run in runs:
         if run.p.fold == 'none':
@@ -559,10 +571,9 @@ def _held_out(
     from cxrlt_nb.runs import check_comparable, read_predictions
 
     check_comparable(runs, same=[], results=False)
+    _check_same_data(runs)
     scores = {}
     for run in runs:
-        if run.record.data['fingerprint'] != runs[0].record.data['fingerprint']:
-            raise ValueError(f'{runs[0].name} and {run.name} were trained on different data')
         files = [run.folder / f'predictions/{o}.parquet' for o in ('development', 'test')]
         name = run.name if run.name not in scores else str(run.folder)
         scores[name] = pd.concat([read_predictions(o) for o in files if o.exists()])

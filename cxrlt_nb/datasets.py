@@ -277,9 +277,11 @@ _USUAL = dict(
     view=('view', 'viewposition', 'view_position'),
     sex=('sex', 'gender'),
     age=('age',),
-    width=('width', 'columns'),
-    height=('height', 'rows'),
+    width=('width',),
+    height=('height',),
 )
+#: Not looked for: a table of boxes has such columns too, and one of patients may have a height.
+_ONLY_IF_GIVEN = ('width', 'height')
 _SPLIT_NAMES = dict(
     training='train', val='development', valid='development', validation='development', dev='development'
 )
@@ -323,7 +325,7 @@ def _find_usual(
         plain.setdefault(_plain_name(name), []).append(name)
     for column, usual in _USUAL.items():
         same = plain.get(next((o for o in usual if o in plain), ''), [])
-        if column not in given and same:
+        if same and column not in (*given, *_ONLY_IF_GIVEN):
             if len(same) > 1:
                 alike = ' and '.join(map(repr, same))
                 raise ValueError(f'{where}: columns {alike} have the same meaning; choose one, columns={usual[0]}=NAME')
@@ -514,9 +516,10 @@ def _read_table(
     "Read any table; `FileNotFoundError` or `ValueError` names file, row and column"
     file = _table_file(root)
     df = _read_rows(file)
-    names = _find_usual(list(df), _parse_columns(columns), file.name)
-    if not {'width', 'height'} <= set(names.values()):  # one alone is something else, such as a patient's height
-        names = {k: v for k, v in names.items() if v not in ('width', 'height')}
+    given = _parse_columns(columns)
+    if len(sides := [o for o in _ONLY_IF_GIVEN if o in given]) == 1:
+        raise ValueError(f'{file.name}: columns names the {sides[0]} alone; name width and height, or neither')
+    names = _find_usual(list(df), given, file.name)
     marks, labels = _find_labels(df, names, labels, file.name)
     in_file = {column: name for name, column in names.items()}
     for name in [k for k, v in names.items() if v.endswith('_id')]:

@@ -364,8 +364,11 @@ def _choose_images(
     "Predictions and labels of the images of a list; `ValueError` or `FileNotFoundError` says what is wrong with it"
     if not Path(path).is_file():
         raise FileNotFoundError(f'{path}: no such file; give a text file with an image id per line')
-    lines = pd.Series(_read_text(Path(path)).split('\n'), dtype='str')
-    listed = pd.Index(_image_names(lines[lines.str.strip() != '']).unique())
+    lines = pd.Series(_read_text(Path(path)).split('\n'), dtype='str').str.strip()
+    lines = lines[lines != ''].drop_duplicates()
+    listed = pd.Index(lines.str.replace(_EXTENSION, '', regex=True))
+    if not listed.isin(labels.y.index).all():
+        listed = pd.Index(_image_names(lines))  # without folders
     if listed.empty:
         raise ValueError(f'{Path(path).name} lists no image; it needs an image id per line')
     unknown = listed.difference(labels.y.index, sort=False)

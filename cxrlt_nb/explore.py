@@ -59,7 +59,7 @@ def plot_sizes(
     ratios = _aspect_ratios(df)
     if not len(ratios):
         raise ValueError(
-            'no image of this table has a size; a csv needs columns width and height, '
+            'no image of this table has a size; a csv needs columns="width=…;height=…", '
             'and CXR-LT mimic-cxr-2.0.0-metadata.csv beside train.csv'
         )
     ax = plt.subplots()[1] if ax is None else ax

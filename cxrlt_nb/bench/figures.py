@@ -152,11 +152,11 @@ def _shown(
     sign = table.better.map(dict(higher='≥', lower='≤'))
     has_target = table.target.notna()
     shown = table[['value']].assign(
-        target=(sign + ' ' + table.target.map('{:g}'.format)).where(has_target, ''),
+        target=(sign + ' ' + table.target.astype('float64').map('{:g}'.format)).where(has_target, ''),
         reached=table.reached.map({True: 'yes', False: 'no'}).where(has_target, ''),
         limit=table.limit,
     )
-    return shown.style.format({'value': '{:.3g}'.format}).set_uuid('figures')
+    return shown.style.format({'value': '{:.4g}'.format}).set_uuid('figures')
 
 
 # %% ../../nbs/bench/00_figures.ipynb #4bb4f4e6

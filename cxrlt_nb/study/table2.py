@@ -207,9 +207,10 @@ def _check_held_out(
     table = read_source(*given, split_names(p['labels']), p['columns'], p['uncertain'] or '', p['allow_leaks'])
     held_out = table.df[table.df.split != 'train']
     if held_out[table.labels].isna().all(axis=None):
+        advice = 'leave only train.csv in the folder, and its patients are split 7:1:2' if p['data'] == 'cxrlt' else ''
         raise ValueError(
-            f'{p["root"]}: no development or test image has labels, so the study could not be scored. If only '
-            'train.csv is in the folder, its patients are split 7:1:2. To train and predict without scores: cxrlt train'
+            f'{p["root"]}: no development or test image has labels, so the study could not be scored; '
+            f'{advice or "add labels"}. To train and predict without scores: cxrlt train'
         )
 
 

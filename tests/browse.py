@@ -238,7 +238,7 @@ def test_the_comment_of_keyword_arguments_stands_beside_them():
 
 def test_a_class_is_shown_as_a_class():
     text = html.unescape(re.sub('<[^>]+>', '', (SITE / 'augment.html').read_text()))
-    assert 'class Mosaic(\n    p:float=1.0' in text and 'def rand_affine(' in text and 'def Mosaic(' not in text
+    assert 'class Mosaic(\n    p:float=1.0' in text and 'def mosaic_crop(' in text and 'def Mosaic(' not in text
 
 
 def shown_code(page):

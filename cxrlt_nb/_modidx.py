@@ -1287,6 +1287,7 @@ d = {
             'cxrlt_nb.study.table2._open_rows': ('study/table2.html#_open_rows', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._overall': ('study/table2.html#_overall', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._peak_memory': ('study/table2.html#_peak_memory', 'cxrlt_nb/study/table2.py'),
+            'cxrlt_nb.study.table2._read_data': ('study/table2.html#_read_data', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._row_costs': ('study/table2.html#_row_costs', 'cxrlt_nb/study/table2.py'),
             'cxrlt_nb.study.table2._run_predictions': (
                 'study/table2.html#_run_predictions',

@@ -460,12 +460,13 @@ def _write_predictions(
 # %% ../nbs/08_cli.ipynb #a182d2d6
 @contextmanager
 def _no_gc():
-    "Switch garbage collection off, for imports: they make many objects that all stay"
+    "No garbage collection during imports, and none later of what they made, because it stays"
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_on:
             gc.enable()
 

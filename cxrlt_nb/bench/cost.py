@@ -22,14 +22,14 @@ from tqdm import tqdm
 from ..augment import make_augmentation
 from .figures import _seconds
 from ..cache import ImageCache, build_cache, to_square
-from ..config import TrainConfig, choose_rows, load_plugins, spend, split_names
-from ..datasets import read_source
+from ..config import TrainConfig, choose_rows, load_plugins, spend
 from ..distributed import keep_freed_memory
 from ..images import image_bytes
 from ..losses import make_loss
 from ..models import create_model
 from ..phantom.findings import draw
 from ..phantom.release import PHANTOM
+from ..study.table2 import _read_data
 from ..table import LABELS, StudyTable
 
 
@@ -145,7 +145,7 @@ def measure_parts(
 
 # %% ../../nbs/bench/05_cost.ipynb #384e4c7e
 #: Seconds of a core before a training reads its first file
-_START = 10.5
+_START = 7.5
 #: Seconds that fastai's loop adds to a step
 _PER_STEP = 0.002
 #: Seconds of an epoch's checkpoint and line
@@ -225,8 +225,7 @@ def _read(
     "The table of a training's data; None for a phantom that is drawn"
     if p['data'] == 'phantom' and not p['root']:
         return None
-    given = [p[o] for o in ('data', 'root', 'split_seed')]
-    return read_source(*given, split_names(p['labels']), p['columns'], p['uncertain'] or '', p['allow_leaks'])
+    return _read_data(p)
 
 
 # %% ../../nbs/bench/05_cost.ipynb #613aef0c

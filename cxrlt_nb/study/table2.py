@@ -41,6 +41,7 @@ from ..phantom.release import PHANTOM
 from ..predict import mirror_predictions, open_model, run_table
 from ..runs import BYSTANDERS, check_comparable, open_run, write_result
 from .compare import saved_predictions
+from ..table import StudyTable
 
 
 # %% ../../nbs/study/02_table2.ipynb #7fff2502
@@ -199,12 +200,19 @@ def _metrics(
 
 
 # %% ../../nbs/study/02_table2.ipynb #8e706b2c
+def _read_data(
+    p: dict,  # Parameters of a training, resolved
+) -> StudyTable:
+    "The table that a training reads"
+    given = [p[o] for o in ('data', 'root', 'split_seed')]
+    return read_source(*given, split_names(p['labels']), p['columns'], p['uncertain'] or '', p['allow_leaks'])
+
+
 def _check_held_out(
     p: dict,  # Parameters of a training, resolved
 ):
     "`ValueError` if the data cannot be read, or if no development or test image has labels"
-    given = [p[o] for o in ('data', 'root', 'split_seed')]
-    table = read_source(*given, split_names(p['labels']), p['columns'], p['uncertain'] or '', p['allow_leaks'])
+    table = _read_data(p)
     held_out = table.df[table.df.split != 'train']
     if held_out[table.labels].isna().all(axis=None):
         advice = 'leave only train.csv in the folder, and its patients are split 7:1:2' if p['data'] == 'cxrlt' else ''

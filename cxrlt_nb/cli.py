@@ -10,6 +10,7 @@ __all__ = ['main']
 # %% ../nbs/08_cli.ipynb #40354dbb
 import argparse
 import ast
+import atexit
 import difflib
 import gc
 import importlib.util
@@ -467,6 +468,7 @@ def _no_gc():
         yield
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or libraries report leaks
         if was_on:
             gc.enable()
 

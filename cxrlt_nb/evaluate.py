@@ -81,7 +81,7 @@ def _suggest(
 _ID_NAMES = ['image_id', 'dicom_id', 'image_index', *_USUAL['path'], 'id']
 _PATIENT_NAMES = list(_USUAL['patient_id'])
 #: Names of columns that are neither ids nor findings.
-_OTHER_NAMES = [o for names in _USUAL.values() for o in names] + ['fpath', 'fold', 'width', 'height']
+_OTHER_NAMES = [o for names in _USUAL.values() for o in names] + ['fpath', 'fold']
 _EXTENSION = re.compile(r'\.(?:png|jpe?g|dcm|dicom|tiff?|bmp|webp)$', re.I)
 _FOLDER = re.compile(r'^.*[/\\]')
 

@@ -401,10 +401,7 @@ def label_interval(
     spread = reps.clip(unit, 1 - unit).apply(logit).std() * np.sqrt(k / (k - 1))
     half = stats.t.ppf((1 + level) / 2, k - 1) * spread
     middle = value.clip(unit, 1 - unit).apply(logit)
-    tiny = 1e-9  # of rounding
-    on_scale = (
-        pd.concat([value, reps.min(), reps.max()], axis=1).apply(lambda o: o.between(-tiny, 1 + tiny)).all(axis=1)
-    )
+    on_scale = (np.minimum(value, reps.min()) > -1e-9) & (np.maximum(value, reps.max()) < 1 + 1e-9)  # but for rounding
     enough = (patients >= MIN_POSITIVE_PATIENTS) & (spread > 0) & on_scale
     low, high = ((middle + sign * half).apply(expit) for sign in (-1, 1))
     # A value of nearly 0 or 1 was clipped, and must lie in its interval all the same

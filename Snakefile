@@ -182,6 +182,7 @@ else:
         input: lambda w: [folder/'record.json' for folder in MIRRORED[w.group]]
         output: touch(PLACE/'{group}.mirrored')
         params: folders=lambda w: MIRRORED[w.group], code=runs.module_fingerprint('study.table2')
+        priority: 10_000  # as soon as its trainings are done, so that it is not the last step, with idle cores
         message: 'predict the mirror images of {wildcards.group}'
         shell: '{sys.executable:q} -m cxrlt_nb.study.table2 {params.folders:q}'
 
@@ -245,6 +246,7 @@ rule train:
     input: training_inputs
     output: PLACE/'{folder}/record.json'
     threads: training_cores
+    priority: lambda w: trainings[training_of[w.folder]].get('size') or 0  # the longest first
     params: given=training_parameters, notebook=lambda w: notebooks[training_of[w.folder]]
     resources: took=lambda w: runs.last_took(PLACE/w.folder)
     message: 'train {wildcards.folder} ({resources.took})'

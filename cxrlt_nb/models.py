@@ -670,7 +670,8 @@ def infer(
     mirror: bool = True,  # Predict the mirror images too?
     bs: int = 64,  # Images per batch
     device=None,  # A torch device; the GPU if None and there is one
-) -> np.ndarray:  # (2,N,C) float32 probabilities: of images and mirrors; (1,N,C) without mirrors
+    image: bool = True,  # Predict the images themselves?
+) -> np.ndarray:  # (2,N,C) float32 probabilities: of images and mirrors; (1,N,C) of one of them
     "Probabilities that a network gives to images, in fp32"
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
@@ -681,7 +682,7 @@ def infer(
         x = torch.from_numpy(pixels).to(device).float() / 255
         if mean is not None:
             x = (x - mean) / std
-        views = [x, x.flip(-1)] if mirror else [x]
+        views = [x] * image + [x.flip(-1)] * mirror
         logits = [model(o.contiguous(memory_format=torch.channels_last)) for o in views]
         batches.append(torch.stack(logits).sigmoid().float().cpu())
     return torch.cat(batches, 1).numpy()

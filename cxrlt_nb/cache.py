@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import simplejpeg
 from fastcore.basics import chunked, patch
 from filelock import FileLock
@@ -33,6 +34,7 @@ from tqdm import tqdm
 from . import images
 from .files import read_json, write_atomically, write_json
 from .images import decode_gray, image_bytes
+from .reading import _hashes
 
 
 # %% ../nbs/02_cache.ipynb #6d6b1d0e
@@ -262,6 +264,20 @@ class ImageCache:
         df['row'] = np.concatenate([np.arange(o.num_rows) for o in tables])
         return df.drop_duplicates('image_id', keep='last').set_index('image_id')
 
+    def _find(
+        self,
+        image_ids: Sequence[str],  # N ids
+    ) -> np.ndarray:  # (N,) positions in `meta`; -1 where an image is not there
+        "Find images by id; pandas would take, and keep, five times the memory of the ids"
+        pool = pa.default_memory_pool()
+        pool.release_unused()
+        if not pd.api.types.is_string_dtype(pd.Index(image_ids)):
+            return np.full(len(image_ids), -1)
+        wanted, known = (pa.array(o, from_pandas=True).cast(pa.large_string()) for o in (image_ids, self.meta.index))
+        found = pc.index_in(wanted, known).fill_null(-1).to_numpy().astype(int)
+        pool.release_unused()
+        return found
+
     def stored(
         self,
         image_id: str,  # An image that is there
@@ -310,12 +326,13 @@ def _outdated(
     pool: ThreadPoolExecutor,  # Threads; a network drive answers many at once
 ) -> pd.DataFrame:  # The rows to cache, with stamp; reusable: whether the cached row is right if the bytes are the same
     "The images that are not in a cache, have changed, or were read by another pydicom; not those whose file is gone"
-    stamps = pool.map(lambda paths: [_stamp(o) for o in paths], chunked(df.path.tolist(), 256))
-    known = cache.details(['stamp', 'pydicom']).reindex(df.image_id)
+    stamps = pool.map(lambda at: [_stamp(o) for o in df.path.iloc[at : at + 256]], range(0, len(df), 256))
     stamp = np.array([o for chunk in stamps for o in chunk], object)
-    there = known.part.notna().to_numpy()
-    same_reader = (known.pydicom.isna() | (known.pydicom == _version('pydicom'))).to_numpy()
-    valid = there & (pd.isna(stamp) | (same_reader & (known.stamp.to_numpy() == stamp)))
+    at = cache._find(df.image_id)
+    there, known = at >= 0, cache.details(['stamp', 'pydicom'])
+    old_stamp, reader = (known[o].array.take(at, allow_fill=True) for o in ('stamp', 'pydicom'))
+    same_reader = pd.isna(reader) | (reader == _version('pydicom'))
+    valid = there & (pd.isna(stamp) | (same_reader & (old_stamp == stamp)))
     return df[['image_id', 'path']].assign(stamp=stamp, reusable=there & same_reader)[~valid]
 
 
@@ -454,14 +471,23 @@ def _fill(
 
 
 # %% ../nbs/02_cache.ipynb #a76f6f94
+def _standardise(
+    thumbs: np.ndarray,  # (N,64) uint8
+) -> np.ndarray:  # (N,64) float32; each row has mean 0 and standard deviation 1, or is 0
+    "Thumbnails without differences of brightness and contrast"
+    x = thumbs.astype(np.float32)
+    x -= x.mean(1, keepdims=True)
+    return x / np.maximum(x.std(1, keepdims=True), 1e-6)
+
+
 def _look_inverted(
     thumbs: np.ndarray,  # (N,64) uint8
 ) -> np.ndarray:  # (N,) bool; all False for fewer than 20 images
     "Which thumbnails are negatively correlated with the mean thumbnail"
-    x = thumbs - thumbs.mean(1, keepdims=True)
-    x /= np.maximum(x.std(1, keepdims=True), 1e-6)
-    mean = x.mean(0)
-    return (x @ mean < -0.5 * 64 * mean.std()) & (len(x) >= 20)
+    few = np.array_split(thumbs, len(thumbs) // 10_000 + 1)  # as floats, all at once would take much memory
+    mean = sum(_standardise(o).sum(0) for o in few) / len(thumbs)
+    likeness = np.concatenate([_standardise(o) @ mean for o in few])
+    return (likeness < -0.5 * 64 * mean.std()) & (len(thumbs) >= 20)
 
 
 def _warn(
@@ -471,13 +497,14 @@ def _warn(
     "Warn of images that are enlarged, constant, or look inverted"
     if df.empty:
         return
-    meta, n = cache.meta.loc[df.image_id], len(df)
-    thumbs = cache.details(['thumb']).thumb.loc[df.image_id]
-    inverted = _look_inverted(np.frombuffer(b''.join(thumbs), np.uint8).reshape(n, 64).astype(np.float32))
-    if meta.enlarged.any():
-        message = f'{meta.enlarged.sum()} of {n} images are smaller than {cache.size} px and were enlarged'
+    rows, n = cache._find(df.image_id), len(df)
+    enlarged, constant = (cache.meta[o].to_numpy(bool)[rows] for o in ('enlarged', 'constant'))
+    thumbs = [np.frombuffer(b''.join(o['thumb'].to_pylist()), np.uint8).reshape(-1, 64) for o in cache.tables]
+    starts = np.cumsum([0, *map(len, thumbs)])
+    inverted = _look_inverted(np.concatenate(thumbs)[(starts[cache._part] + cache._row)[rows]])
+    if enlarged.any():
+        message = f'{enlarged.sum()} of {n} images are smaller than {cache.size} px and were enlarged'
         warnings.warn(f'{message}, which adds no detail', stacklevel=3)
-    constant = meta.constant.to_numpy(bool)
     for found, what in [(constant, 'are constant'), (inverted & ~constant, 'look inverted')]:
         if found.any():
             first = ', '.join(df.image_id[found][:5])
@@ -513,7 +540,7 @@ def _check_images(
         raise ValueError(f'image_id is missing in {missing} of {len(df)} rows')
     if len(df) and (found := pd.api.types.infer_dtype(df.image_id, skipna=False)) != 'string':
         raise ValueError(f"image_id: found {found}; it must be text in every row: df.image_id.astype('str')")
-    files = df[['image_id', 'path']].astype('str').reset_index(drop=True).drop_duplicates()
+    files = pd.DataFrame({o: _hashes(df[o].astype('str')) for o in ('image_id', 'path')}).drop_duplicates()
     if len(twice := files.image_id[files.image_id.duplicated()]):
         raise ValueError(
             f'{twice.nunique()} of the image_id stand for two files or more, the first in row {twice.index[0]}'
@@ -567,6 +594,20 @@ def cache_folder(
     return Path(home) / 'data/cache' / f'{source}-{place}-{size}px-{rule}'
 
 
+# %% ../nbs/02_cache.ipynb #cbe3ba77
+@patch
+def rows(
+    self: ImageCache,
+    image_ids: Sequence[str],  # N ids
+) -> np.ndarray:  # (N,) positions in the cache, for `read`
+    "Find images by id; `ValueError` with the number and the first five of those that are not in the cache"
+    rows = self._find(image_ids)
+    if (missing := rows < 0).any():
+        first = ', '.join(np.asarray(image_ids)[missing][:5])
+        raise ValueError(f'{missing.sum()} of {len(rows)} images are not in {self.folder}; the first: {first}')
+    return rows
+
+
 # %% ../nbs/02_cache.ipynb #82de65d9
 @patch
 def check_copies(
@@ -575,8 +616,9 @@ def check_copies(
     allow_leaks: bool = False,  # Only warn?
 ) -> int:  # How many files are in more than one split under several names
     "Compare the contents of files across splits; `ValueError` if some are the same, unless that is allowed"
-    content = self.details(['content']).content.loc[df.image_id].to_numpy()
-    copies = int((df.split.groupby(content).nunique() > 1).sum())
+    content = self.details(['content']).content.iloc[self.rows(df.image_id)]
+    pairs = pd.DataFrame(dict(content=_hashes(content), split=_hashes(df.split))).drop_duplicates()
+    copies = int((pairs.content.value_counts() > 1).sum())
     if not copies:
         return 0
     text = f'{copies} image files are in more than one split, under different names'
@@ -586,20 +628,6 @@ def check_copies(
         )
     warnings.warn(f'{text}; scores are too high', stacklevel=2)
     return copies
-
-
-# %% ../nbs/02_cache.ipynb #cbe3ba77
-@patch
-def rows(
-    self: ImageCache,
-    image_ids: Sequence[str],  # N ids
-) -> np.ndarray:  # (N,) positions in the cache, for `read`
-    "Find images by id; `ValueError` with the number and the first five of those that are not in the cache"
-    rows = self.meta.index.get_indexer(image_ids)
-    if (missing := rows < 0).any():
-        first = ', '.join(np.asarray(image_ids)[missing][:5])
-        raise ValueError(f'{missing.sum()} of {len(rows)} images are not in {self.folder}; the first: {first}')
-    return rows
 
 
 # %% ../nbs/02_cache.ipynb #2e8a7f1d

@@ -182,13 +182,13 @@ def choose_rows(
     "The rows that a run uses, whole patients of each part, and its epochs"
     from cxrlt_nb.folds import kfold
 
-    split, patient = df.split.to_numpy(), df.patient_id.to_numpy()
-    training = np.flatnonzero(split == 'train')
+    by_split = {o: np.flatnonzero(df.split == o) for o in ('train', 'development', 'test')}
+    training, patient = by_split['train'], pd.factorize(df.patient_id)[0]
     validated = np.zeros(len(training), bool)
     if fold != 'none':
-        validated = kfold(df.iloc[training], labels, n_folds, by, seed=split_seed) == fold
+        validated = kfold(df[['patient_id', *labels]].iloc[training], labels, n_folds, by, seed=split_seed) == fold
     parts = dict(train=training[~validated], validation=training[validated])
-    parts |= {o: np.flatnonzero(split == o) for o in ('development', 'test')}
+    parts |= {o: by_split[o] for o in ('development', 'test')}
 
     bought = spend(budget, size, len(parts['train']), epochs, images)
     held_out = held_out or bought.held_out

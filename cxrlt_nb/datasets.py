@@ -20,11 +20,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from .folds import _split_release, _split_rest
 from .images import IMAGE_KINDS
 from .public import _PUBLIC
 from cxrlt_nb.reading import (
+    _hashes,
     _join_paths,
     _numbers,
     _open_csv,
@@ -632,7 +634,8 @@ def _count_leaks(
     "Count what is on both sides of a split"
     counts = {}
     for name, column in dict(patients='patient_id', studies='study_id', images='path').items():
-        pairs = df[[column, 'split']].dropna().drop_duplicates()
+        known = df.loc[df[column].notna(), [column, 'split']]
+        pairs = pd.DataFrame({o: _hashes(known[o]) for o in known}).drop_duplicates()
         counts[name] = int((pairs[column].value_counts() > 1).sum())
     return {name: n for name, n in counts.items() if n}
 
@@ -681,6 +684,7 @@ def read_source(
     except ValueError as e:
         raise ValueError(f'{data}: {e}') from None
     table = _check_leaks(table, allow_leaks)
+    pa.default_memory_pool().release_unused()  # what was read and is not in the table
     return replace(table, labels=list(labels)) if labels else table
 
 

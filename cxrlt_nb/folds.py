@@ -20,7 +20,7 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 def _label_matrix(
     df: pd.DataFrame,  # One row per image
     labels: list,  # Names of the 0/1 columns; may be empty
-) -> np.ndarray:  # (rows, labels) of 0 and 1, int64; 0 where a label is unknown
+) -> np.ndarray:  # (rows, labels) of 0 and 1, int8; 0 where a label is unknown
     "The labels as whole numbers; `ValueError` names a missing column or a value that is not 0, 1 or unknown"
     if not isinstance(df, pd.DataFrame) or isinstance(labels, str):
         raise ValueError('a table must be a DataFrame, and labels a list of its columns')
@@ -30,11 +30,13 @@ def _label_matrix(
     y = df[list(labels)]
     if y.columns.has_duplicates:
         raise ValueError(f'Label {y.columns[y.columns.duplicated()][0]!r} occurs twice; each label must be one column')
-    for label in labels:
+    numbers = np.zeros(y.shape, 'int8')
+    for k, label in enumerate(labels):
         odd = ~y[label].isin([0, 1]) & y[label].notna()
         if odd.any():
             raise ValueError(f'Label {label!r} is {y[label][odd].iloc[0]} at row {odd.argmax()}; it must be 0 or 1')
-    return y.astype('float64').fillna(0).to_numpy('int64')
+        numbers[:, k] = y[label].astype('float64').fillna(0)
+    return numbers
 
 
 # %% ../nbs/00a_folds.ipynb #e397d0bd
@@ -140,7 +142,7 @@ def assign(
     n_groups = code.max() + 1 if len(code) else 0
     if n_groups < len(s):
         raise ValueError(f'{n_groups} {by}s cannot fill {len(s)} parts')
-    counts = pd.DataFrame(np.c_[y, np.ones(len(y))]).groupby(code).sum().to_numpy()
+    counts = np.stack([*(np.bincount(code, weights=o) for o in y.T), np.bincount(code)], axis=1)
     part = _place(counts, s / s.sum(), seed)
     empty = np.setdiff1d(np.arange(len(s)), part)
     if len(empty):

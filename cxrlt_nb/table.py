@@ -29,7 +29,7 @@ import pandas as pd
 import pandera.pandas as pa
 from fastcore.basics import patch
 
-from .reading import _MAX_AGE, _numbers, _show_names, _show_value
+from .reading import _MAX_AGE, _hashes, _numbers, _show_names, _show_value
 
 # %% ../nbs/00_table.ipynb #0cd7e6ae
 #: Images in the training set of CXR-LT 2023 (Table 1).
@@ -201,9 +201,11 @@ def _check_paths(
     df: pd.DataFrame,  # A data frame that has passed `_table_schema`
 ):
     "`ValueError` if a split has the same file twice"
-    again = (df.path.notna() & df.duplicated(['path', 'split'])).to_numpy()
-    if again.any():
-        row = again.argmax()
+    hashed = pd.DataFrame(dict(path=_hashes(df.path), split=_hashes(df.split)))
+    alike = np.flatnonzero(hashed.duplicated(keep=False))
+    again = alike[df.iloc[alike].duplicated(['path', 'split']) & df.path.iloc[alike].notna()]
+    if len(again):
+        row = again[0]
         same = (df.path == df.path.iloc[row]) & (df.split == df.split.iloc[row])
         first = _name_row(df.index[same.to_numpy().argmax()])
         raise ValueError(f"{_name_row(df.index[row])}, column 'path': the image of {first} again; list each image once")
@@ -234,8 +236,7 @@ def _check_labelled(
     labels: Sequence[str],  # Names of the label columns
 ):
     "`ValueError` if a split has a label for only some of its rows"
-    for split, rows in df[list(labels)].groupby(df.split.to_numpy()):
-        missing = rows.isna()
+    for split, missing in df[list(labels)].isna().groupby(df.split.to_numpy()):
         partly = missing.columns[missing.any() & ~missing.all()]
         if len(partly):
             row = missing.index[missing[partly[0]].to_numpy().argmax()]

@@ -255,7 +255,7 @@ class ImageCache:
 
     def details(
         self,
-        columns: Sequence[str],  # Names of `_SCHEMA`
+        columns: Sequence[str],  # Stored columns, e.g. "width"
     ) -> pd.DataFrame:  # Indexed by image id, with part and row; the newest row of each image
         "Columns of all images"
         tables = [o.select(['image_id', *columns]) for o in self.tables or [_SCHEMA.empty_table()]]
@@ -281,7 +281,7 @@ class ImageCache:
     def stored(
         self,
         image_id: str,  # An image that is there
-    ) -> dict:  # Its row, with all columns of `_SCHEMA`
+    ) -> dict:  # Its row, with all stored columns, the JPEG file among them
         "One row of the cache"
         part, row = self.meta.loc[image_id, ['part', 'row']]
         return self.tables[part].slice(row, 1).to_pylist()[0]

@@ -147,22 +147,20 @@ def _cooccurrence(
 
 # %% ../nbs/01_explore.ipynb #cad38a50
 def plot_cooccurrence(
-    p: pd.DataFrame,  # From `_cooccurrence`
+    p: pd.DataFrame,  # (1+C,C): share of all images, then P(column | row)
     ax=None,  # Axes to draw on
 ):  # The axes
-    "P(column | row) in percent if it is 3 or more and a quarter off the first row; bold if twice the first row"
+    "P(column | row) as a heat map; percent where 2.5 or more and a quarter off the first row, bold if twice it"
     ax = plt.subplots()[1] if ax is None else ax
     values, overall = p.to_numpy(copy=True), p.to_numpy()[0]
     np.fill_diagonal(values[1:], np.nan)
     lift = np.divide(values, overall, out=np.ones_like(values), where=overall > 0)
     differs = (lift >= 1.25) | (lift <= 0.8)
     differs[0] = True
-    top = np.nanmax(values[1:])
-    ax.imshow(values, cmap='Blues', vmin=0, vmax=1.1 * top)
+    ax.imshow(values, cmap='Blues', vmin=0, vmax=2 * np.nanmax(values))  # no cell is too dark for its number
     for i, j in np.argwhere((values >= 0.025) & differs):
-        colour = 'w' if values[i, j] > 0.75 * top else '0.1'
         weight = 'bold' if lift[i, j] >= 2 else None
-        ax.text(j, i, f'{100 * values[i, j]:.0f}', ha='center', va='center', fontsize=9, color=colour, weight=weight)
+        ax.text(j, i, f'{100 * values[i, j]:.0f}', ha='center', va='center', fontsize=9, color='0.1', weight=weight)
     ax.plot(range(p.shape[1]), range(1, len(p)), '.', color='0.7', ms=2)
     ax.set_xticks(range(p.shape[1]), p.columns, rotation=90, fontsize=9)
     ax.set_yticks(range(len(p)), p.index, fontsize=9)
@@ -186,7 +184,7 @@ def _siblings(
 
 # %% ../nbs/01_explore.ipynb #417557b6
 def plot_siblings(
-    counts: dict,  # From `_siblings`, by source
+    counts: dict,  # Source → number of patients (or studies), by how many images they have
     ax=None,  # Axes to draw on
 ):  # The axes
     "Share of patients (or studies) with at least so many images, on two logarithmic axes"

@@ -118,7 +118,7 @@ def _write_together(
 
 # %% ../nbs/00_files.ipynb #1d20ff9c
 def _json_text(
-    content: Any,  # Anything JSON can hold; NumPy numbers are converted, other objects become text
+    content: Any,  # As in `write_json`
 ) -> str:
     "`content` as JSON"
 
@@ -130,7 +130,7 @@ def _json_text(
 
 def write_json(
     path: str | Path,  # Final name of the file
-    content: Any,  # As in `_json_text`
+    content: Any,  # Anything JSON can hold; NumPy numbers are converted, other objects become text
 ):
     "Write `content` as JSON, atomically"
     with write_atomically(path) as tmp:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
 REPOSITORY = 'https://github.com/cxrlt-nb/cxrlt_nb/blob/main'
 MAX_CONSTANT_LINES = 12
+MAX_CONSTANT_COLUMNS = 200  # Of an entry on one line, which the page wraps
 FOR_YOUR_CODE = ('losses', 'augment', 'folds', 'metrics', 'intervals', 'predict', 'evaluate', 'data', 'learner')
 
 
@@ -63,18 +64,23 @@ def heading(name, file, line, level):
 
 
 def with_comment_of_kwargs(text, obj):
-    "fastcore gives the comment of a last `**kwargs` to what is returned; put it back"
+    "fastcore gives the comment of a last `**kwargs` to what is returned, or drops it; put it back"
     function = obj.__init__ if inspect.isclass(obj) else obj
     try:
-        has_own = re.search(r'^\s*\)( -> .*)?:  # ', inspect.getsource(function), re.M)
+        source = inspect.getsource(function)
     except (OSError, TypeError):
         return text
-    return text if has_own else re.sub(r'^(\s*\*\*\w+[^\n]*)\n(\).*?:) # (.*)$', r'\1, # \3\n\2', text, flags=re.M)
+    if not re.search(r'^\s*\)( -> .*)?:  # ', source, re.M):  # nothing is said about what is returned
+        return re.sub(r'^(\s*\*\*\w+[^\n]*)\n(\).*?:) # (.*)$', r'\1, # \3\n\2', text, flags=re.M)
+    if not (comment := re.search(r'^\s*\*\*\w+[^\n#]*# (.*)$', source, re.M)):
+        return text
+    return re.sub(r'^(\s*\*\*\w+(?::\w+)?)$', lambda m: f'{m[1]}, # {comment[1]}', text, flags=re.M)
 
 
 def callable_entry(mod, name, obj, line, level):
     "The entry of a function, class or method: nbdev's own, under our heading"
     text = with_comment_of_kwargs(show_doc(obj, name=name)._repr_markdown_(), obj)
+    text = text.replace(':NoneType=None', '=None')  # fastcore's type of a parameter that has none
     if inspect.isclass(obj):
         text = text.replace(f'```python\ndef {name}(', f'```python\nclass {name}(', 1)
     if text.rstrip().endswith('```'):  # nothing after the signature
@@ -90,14 +96,29 @@ def comment_above(line, source):
     return ' '.join(comment)
 
 
+def entry_lines(value):
+    "A dict with one entry per line, and so each dict in it; `pformat` would indent what does not fit far to the right"
+    lines = ['{']
+    for name, o in value.items():
+        inner = [f'        {k!r}: {v!r},' for k, v in o.items()] if isinstance(o, dict) else []
+        lines += [f'    {name!r}: {{', *inner, '    },'] if inner else [f'    {name!r}: {o!r},']
+    return [*lines, '}']
+
+
 def value_lines(mod, name, node, text):
     "The value of a constant: as its module writes it where that is a literal, else as Python prints it"
     written = ast.get_source_segment(text, node.value)
     if isinstance(node.value, (ast.Dict, ast.List, ast.Tuple)) and len(written) > len('{}'):
         return written.split('\n')
-    value = pformat(getattr(mod, name), width=80 - len(name), sort_dicts=False)
-    first, *rest = re.sub(r'<(?:function|ufunc) \'?(\w+)\'?(?: at 0x\w+)?>', r'\1', value).split('\n')
-    return [first, *(' ' * (len(name) + 3) + o for o in rest)]
+    value = getattr(mod, name)
+    lines = pformat(value, width=80 - len(name), sort_dicts=False).split('\n')
+    indent = ' ' * (len(name) + 3)
+    if isinstance(value, dict) and len(lines) > len(value):
+        entries = entry_lines(value)
+        if max(map(len, entries[:MAX_CONSTANT_LINES])) <= MAX_CONSTANT_COLUMNS:
+            lines, indent = entries, ''
+    first, *rest = re.sub(r'<(?:function|ufunc) \'?(\w+)\'?(?: at 0x\w+)?>', r'\1', '\n'.join(lines)).split('\n')
+    return [first, *(indent + o for o in rest)]
 
 
 def constant_entry(mod, name, node, text):

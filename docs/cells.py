@@ -27,6 +27,7 @@ MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
 MAX_SHRUNK = 600  # CSS pixels; the text of a wider picture would be too small on a phone
+MIN_SCALE = 0.8  # Such a picture is never shown smaller than this
 MIN_FINE_DPI = 110
 MIN_SOLID = 33  # Pixels: text and ticks are thinner, the images of a figure are not
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
@@ -198,13 +199,16 @@ def width_attribute(picture):
     if dpi <= MIN_FINE_DPI:
         return ''
     width = round(96 * image.width / dpi)
-    return f'width="{width}" ' + ('style="min-width: 29rem" ' if width > MAX_SHRUNK else '')
+    least = f'style="min-width: {round(MIN_SCALE * width)}px" ' if width > MAX_SHRUNK else ''
+    return f'width="{width}" ' + least
 
 
 def images_within(figure):
     "The edges (left, top, right, bottom) in percent of the images that a figure shows on white; none without a margin"
-    gray = np.asarray(opened(figure).convert('L'))
-    if min(gray[0].min(), gray[:, 0].min()) < 240:
+    picture = opened(figure)
+    gray = np.asarray(picture.convert('L'))
+    is_transparent = np.asarray(picture.convert('RGBA'))[..., 3].min() < 255
+    if is_transparent or min(gray[0].min(), gray[:, 0].min()) < 240:
         return []
     solid = ndimage.binary_opening(ndimage.binary_fill_holes(gray < 245), np.ones((MIN_SOLID, MIN_SOLID)))
     for box in ndimage.find_objects(ndimage.label(solid)[0]):
@@ -226,9 +230,9 @@ def with_margin(image, figure):
     if not len(boxes):
         return image
     shape = ', '.join(corners(*o) for o in [(0, 0, 100, 100), *boxes])
-    wide = ' style="min-width: 29rem"' if 'min-width' in image else ''
+    style = re.search(r' style="min-width: \d+px"', image)
     margin = f'<span class="margin" style="clip-path: polygon(evenodd, {shape})"></span>'
-    return f'<span class="images"{wide}>{image}{margin}</span>'
+    return f'<span class="images"{style[0] if style else ""}>{image}{margin}</span>'
 
 
 def mark_plots(page):

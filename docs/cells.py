@@ -21,12 +21,15 @@ from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, add_links, exec_show_docs
 from PIL import Image
 from reference import names_of, page_of, rename_links, slug
+from scipy import ndimage
 
 MAX_LINE = 90  # Columns of code as shown
 MAX_TEST_LINES = 6  # A longer cell that contains only tests is folded
 DIRECTIVES = re.compile(r'(?:#\|[^\n]*\n)*')
 MAX_SHRUNK = 600  # CSS pixels; the text of a wider picture would be too small on a phone
+MIN_SCALE = 0.8  # Such a picture is never shown smaller than this
 MIN_FINE_DPI = 110
+MIN_SOLID = 33  # Pixels: text and ticks are thinner, the images of a figure are not
 FOLDED = '#| code-fold: true\n#| code-summary: "{}"\n'
 
 # What a page shows of its code
@@ -196,15 +199,48 @@ def width_attribute(picture):
     if dpi <= MIN_FINE_DPI:
         return ''
     width = round(96 * image.width / dpi)
-    return f'width="{width}" ' + ('style="min-width: 29rem" ' if width > MAX_SHRUNK else '')
+    least = f'style="min-width: {round(MIN_SCALE * width)}px" ' if width > MAX_SHRUNK else ''
+    return f'width="{width}" ' + least
+
+
+def images_within(figure):
+    "The edges (left, top, right, bottom) in percent of the images that a figure shows on white; none without a margin"
+    picture = opened(figure)
+    gray = np.asarray(picture.convert('L'))
+    is_transparent = np.asarray(picture.convert('RGBA'))[..., 3].min() < 255
+    if is_transparent or min(gray[0].min(), gray[:, 0].min()) < 240:
+        return []
+    solid = ndimage.binary_opening(ndimage.binary_fill_holes(gray < 245), np.ones((MIN_SOLID, MIN_SOLID)))
+    for box in ndimage.find_objects(ndimage.label(solid)[0]):
+        solid[box] = True  # boxes that overlap become one
+    slices = ndimage.find_objects(ndimage.label(solid)[0])
+    edges = [(x.start + 1, y.start + 1, x.stop - 1, y.stop - 1) for y, x in slices]  # without the blurred edge
+    return 100 * np.array(edges).reshape(-1, 4) / np.tile(gray.shape[::-1], 2)
+
+
+def corners(left, top, right, bottom):
+    "The corners of a box, and back to the corner of the figure"
+    places = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top), (0, 0)]
+    return ', '.join(f'{x:.2f}% {y:.2f}%' for x, y in places)
+
+
+def with_margin(image, figure):
+    "Lay an element over the white margin of a figure of images: a dark page inverts what is below it"
+    boxes = images_within(figure)
+    if not len(boxes):
+        return image
+    shape = ', '.join(corners(*o) for o in [(0, 0, 100, 100), *boxes])
+    style = re.search(r' style="min-width: \d+px"', image)
+    margin = f'<span class="margin" style="clip-path: polygon(evenodd, {shape})"></span>'
+    return f'<span class="images"{style[0] if style else ""}>{image}{margin}</span>'
 
 
 def mark_plots(page):
-    "Give the plots of a finished page, which are embedded in it, the class `plot`, and fine pictures their width"
+    "Mark the plots of a finished page, which are embedded in it, and the margins of its pictures, and set their width"
 
     def mark(m):
-        picture = f'<img {width_attribute(m[3])}{m[1]}'
-        return f'<span class="plot">{picture}</span>' if m[2] == 'png' and is_plot(m[3]) else picture
+        image = f'<img {width_attribute(m[3])}{m[1]}'
+        return f'<span class="plot">{image}</span>' if m[2] == 'png' and is_plot(m[3]) else with_margin(image, m[3])
 
     return re.sub(r'<img ([^>]*src="data:image/(png|jpeg);base64,([^"]+)"[^>]*>)', mark, page)
 

@@ -257,7 +257,7 @@ def _verify(args: argparse.Namespace):
     if not folders:
         raise ValueError(f'{args.cache} holds no image cache')
     for folder in folders:
-        print(f'{folder}: {ImageCache.verify(folder)} parts, as they were written')
+        print(f'{folder}: as it was written; parts: {ImageCache.verify(folder)}')
 
 
 def _submit(args: argparse.Namespace):

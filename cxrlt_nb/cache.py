@@ -264,20 +264,6 @@ class ImageCache:
         df['row'] = np.concatenate([np.arange(o.num_rows) for o in tables])
         return df.drop_duplicates('image_id', keep='last').set_index('image_id')
 
-    def _find(
-        self,
-        image_ids: Sequence[str],  # N ids
-    ) -> np.ndarray:  # (N,) positions in `meta`; -1 where an image is not there
-        "Find images by id; pandas would take, and keep, five times the memory of the ids"
-        pool = pa.default_memory_pool()
-        pool.release_unused()
-        if not pd.api.types.is_string_dtype(pd.Index(image_ids)):
-            return np.full(len(image_ids), -1)
-        wanted, known = (pa.array(o, from_pandas=True).cast(pa.large_string()) for o in (image_ids, self.meta.index))
-        found = pc.index_in(wanted, known).fill_null(-1).to_numpy().astype(int)
-        pool.release_unused()
-        return found
-
     def stored(
         self,
         image_id: str,  # An image that is there
@@ -291,6 +277,23 @@ class ImageCache:
 
     def __reduce__(self):
         return ImageCache, (self.folder, self.files)
+
+
+# %% ../nbs/02_cache.ipynb #034b685d
+@patch
+def _find(
+    self: ImageCache,
+    image_ids: Sequence[str],  # N ids
+) -> np.ndarray:  # (N,) positions in `meta`; -1 where an image is not there
+    "Find images by id"
+    pool = pa.default_memory_pool()
+    pool.release_unused()
+    if not pd.api.types.is_string_dtype(pd.Index(image_ids)):
+        return np.full(len(image_ids), -1)
+    wanted, known = (pa.array(o, from_pandas=True).cast(pa.large_string()) for o in (image_ids, self.meta.index))
+    found = pc.index_in(wanted, known).fill_null(-1).to_numpy().astype(int)
+    pool.release_unused()
+    return found
 
 
 # %% ../nbs/02_cache.ipynb #e34a4d81

@@ -120,7 +120,8 @@ def _open_csv(
     return text.encode(), header, empty
 
 
-_ROWS_AT_ONCE = 50_000  # pandas needs several times the memory of what it reads at once
+# %% ../nbs/00_reading.ipynb #fa5153a4
+_ROWS_AT_ONCE = 50_000
 
 
 def _shrink_labels(

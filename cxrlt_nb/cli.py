@@ -459,27 +459,15 @@ def _write_predictions(
 
 
 # %% ../nbs/08_cli.ipynb #a182d2d6
-@contextmanager
-def _no_gc():
-    "No garbage collection during imports, and none later of what they made, because it stays"
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # or libraries report leaks
-        if was_on:
-            gc.enable()
-
-
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
-    with _no_gc():
-        from cxrlt_nb.cache import _private
-        from cxrlt_nb.predict import predict_images
-        from cxrlt_nb.runs import environment, open_run
+    gc.disable()  # imports make many objects, which all stay
+    from cxrlt_nb.cache import _private
+    from cxrlt_nb.predict import predict_images
+    from cxrlt_nb.runs import environment, open_run
 
+    gc.freeze()
+    gc.enable()
     _check_predict(args)
     points, loss = _points(args), args.calibrate == 'loss'
     options = dict(skip_unreadable=args.skip_unreadable, dicom=args.dicom, any_modality=args.any_modality)
@@ -988,3 +976,15 @@ def main(
         print(f'cxrlt {args.command}: interrupted; run the same command again to resume', file=sys.stderr)
         return 130
     return 0
+
+
+def _leave_memory():
+    "Leave the memory of the process to the operating system: Python would take seconds to free what imports made"
+    gc.freeze()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where a library of torch would list what was not freed
+
+
+def _program():
+    "The program `cxrlt`: `main` with the arguments of the process, and without a delay at its end"
+    atexit.register(_leave_memory)
+    sys.exit(main())

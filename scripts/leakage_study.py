@@ -38,7 +38,7 @@ def train(data, root, rule, fold):
     out = home() / f'runs/leakage{"" if data == "phantom" else f"-{data}"}/{rule}-{fold}'
     parameters = PARAMETERS[data] | dict(data=data, root=root, fold=fold, fold_by=rule, out=out)
     arguments = [text for name, value in parameters.items() for text in (f'--{name}', str(value))]
-    command = 'import sys; from cxrlt_nb.cli import main; sys.exit(main())'
+    command = 'from cxrlt_nb.cli import _program; _program()'
     subprocess.run([sys.executable, '-c', command, 'train', *arguments], check=True)
     run = open_run(out)
     if (run.p.fold_by, run.p.fold) != (rule, fold):

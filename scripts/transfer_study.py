@@ -71,7 +71,7 @@ def train(kind, root, out):
     "Train a model on one hospital, unless its run is finished; the run"
     parameters = PARAMETERS[kind] | dict(root=root, out=out)
     arguments = [text for name, value in parameters.items() for text in (f'--{name}', str(value))]
-    command = 'import sys; from cxrlt_nb.cli import main; sys.exit(main())'
+    command = 'from cxrlt_nb.cli import _program; _program()'
     subprocess.run([sys.executable, '-c', command, 'train', *arguments], check=True)
     return open_run(out)
 

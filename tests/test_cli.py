@@ -38,9 +38,7 @@ def papermill(home, *args, **kwargs):
 
 def cxrlt(home, *args):
     "Run the command line as the module, which needs no installed script"
-    return run(
-        home, 'python', '-W', 'ignore', '-c', 'import sys; from cxrlt_nb.cli import main; sys.exit(main())', *args
-    )
+    return run(home, 'python', '-W', 'ignore', '-c', 'from cxrlt_nb.cli import _program; _program()', *args)
 
 
 def last_line(text):

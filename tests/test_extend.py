@@ -155,7 +155,7 @@ def test_the_plugin_is_part_of_the_fingerprint(folder, monkeypatch):
 
 
 def test_predictions_load_the_plugin(folder, trained):
-    code = 'import sys; from cxrlt_nb.cli import main; sys.exit(main())'
+    code = 'from cxrlt_nb.cli import _program; _program()'
     done = run(
         folder, sys.executable, '-c', code, 'predict', trained, folder / 'release/test.csv', folder / 'p.parquet'
     )
@@ -189,6 +189,6 @@ def test_a_row_of_table_2(folder):
 
 
 def test_a_name_that_no_plugin_has_added(folder):
-    code = 'import sys; from cxrlt_nb.cli import main; sys.exit(main())'
+    code = 'from cxrlt_nb.cli import _program; _program()'
     done = run(folder, sys.executable, '-c', code, 'train', '--plugins', 'our_plugin', '--loss', 'half_bec')
     assert done.returncode == 2 and "did you mean 'half_bce'?" in done.stderr

@@ -51,7 +51,7 @@ def home(tmp_path_factory):
 
 def cxrlt(home, *args):
     env = os.environ | dict(CXRLT_HOME=str(home), IN_TEST='1', JUPYTER_PREFER_ENV_PATH='1')
-    command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from cxrlt_nb.cli import main; sys.exit(main())']
+    command = [sys.executable, '-W', 'ignore', '-c', 'from cxrlt_nb.cli import _program; _program()']
     return subprocess.run([*command, *map(str, args)], env=env, capture_output=True, text=True)
 
 

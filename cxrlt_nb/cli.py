@@ -461,7 +461,7 @@ def _write_predictions(
 # %% ../nbs/08_cli.ipynb #a182d2d6
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
-    gc.disable()  # imports make many objects, which all stay
+    gc.disable()  # imports make many objects, and all of them stay
     from cxrlt_nb.cache import _private
     from cxrlt_nb.predict import predict_images
     from cxrlt_nb.runs import environment, open_run
@@ -975,6 +975,8 @@ def main(
     except KeyboardInterrupt:
         print(f'cxrlt {args.command}: interrupted; run the same command again to resume', file=sys.stderr)
         return 130
+    finally:
+        gc.unfreeze()  # what `_predict` has frozen
     return 0
 
 

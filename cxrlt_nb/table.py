@@ -29,7 +29,7 @@ import pandas as pd
 import pandera.pandas as pa
 from fastcore.basics import patch
 
-from .reading import _MAX_AGE, _hashes, _numbers, _show_names, _show_value
+from .reading import _MAX_AGE, _ROWS_AT_ONCE, _hashes, _numbers, _show_names, _show_value
 
 # %% ../nbs/00_table.ipynb #0cd7e6ae
 #: Images in the training set of CXR-LT 2023 (Table 1).
@@ -325,12 +325,16 @@ class StudyTable:
     @property
     def fingerprint(self) -> str:
         "A hash of ids, views, splits and labels: 16 hexadecimal digits"
-        df = self.df.sort_values('image_id')
-        ids = df[['image_id', 'study_id', 'patient_id', 'view', 'split']].astype('str')
-        rows = pd.util.hash_pandas_object(ids, index=False).to_numpy()
-        targets = df[self.labels].fillna(-1).to_numpy('int8')
+        rows, targets = hashlib.sha256(), []
+        order = self.df.image_id.argsort().to_numpy()
+        for at in np.array_split(order, len(order) // _ROWS_AT_ONCE + 1):
+            df = self.df.iloc[at]
+            ids = df[['image_id', 'study_id', 'patient_id', 'view', 'split']].astype('str')
+            rows.update(pd.util.hash_pandas_object(ids, index=False).to_numpy())
+            targets.append(df[self.labels].fillna(-1).to_numpy('int8'))
         names = '|'.join(o.replace('\\', '\\\\').replace('|', '\\|') for o in self.labels)
-        return hashlib.sha256(rows.tobytes() + targets.tobytes() + names.encode()).hexdigest()[:16]
+        rows.update(np.concatenate(targets).tobytes() + names.encode())
+        return rows.hexdigest()[:16]
 
     def record(self) -> dict:
         "What a run records about its data: counts, but no ids"

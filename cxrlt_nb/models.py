@@ -29,6 +29,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,7 @@ def _pretrained_name(
 
 
 # %% ../nbs/04c_models.ipynb #a61bd8d8
+@cache
 def _size_options(
     arch: str,  # timm's name, or a name in `CHEST_MODELS`
     size: int | None,  # Side of the square images in pixels; `None` leaves the architecture's own

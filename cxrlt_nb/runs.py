@@ -91,17 +91,20 @@ def _tree_digest(
 
 
 # %% ../nbs/05b_runs.ipynb #5d918ae3
+@cache
 def _imported(
     code: str,  # Python
     package: str = 'cxrlt_nb',  # Package that contains the code, for relative imports
-) -> Iterator[str]:
+) -> list[str]:
     "Names that a piece of code imports; some are modules, some are names in modules"
+    names = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            yield from (o.name for o in node.names)
+            names += [o.name for o in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = importlib.util.resolve_name('.' * node.level + (node.module or ''), package)
-            yield from [module, *(f'{module}.{o.name}' for o in node.names)]
+            names += [module, *(f'{module}.{o.name}' for o in node.names)]
+    return names
 
 
 def _modules_of(
@@ -668,7 +671,7 @@ def folders(
         except ValueError as e:
             raise ValueError(f'{name}: {e}') from None
     every = trainings.values()
-    code = {o: _notebook_fingerprint(notebook, o) for o in map(_outside_code, every)}
+    code = {o: _notebook_fingerprint(notebook, o) for o in set(map(_outside_code, every))}
     data = {o: phantom or _release_fingerprint(o) for o in {p.get('root', '') for p in every}}
     names = {}
     for name, given in trainings.items():

@@ -66,7 +66,7 @@ _AUGMENTED = 'the bare loop has neither loader nor augmentation'
 _IMPORTS = 'fastai, timm and torchvision import half of torch’s compiler, scikit-learn and SciPy'
 _COPIES = 'a table of 110 MB is there three times: as it was read, by split, and in the loaders'
 _NO_INDEX = 'each loader finds its images anew: an index of all ids would take 90 MB'
-_CACHES = 'the bootstrap’s table no longer fits into the processor’s cache at ten times the rows'
+_CACHES = 'tables of ten times the rows no longer fit into the processor’s cache'
 _REUSED = 'a smaller step finds part of its memory in what was freed before it, where it is not seen'
 _SPINNING = 'threads of torch wait for each other, and the busy program takes half the time of one'
 

@@ -106,7 +106,7 @@ test-study: .venv/ready  ## Test the graph of a small study: interrupted and res
 test-slurm: .venv/ready  ## Test rows of Table 2 through Slurm on this machine, as root (5 minutes)
 	$(BIN)/python tests/slurm.py
 
-bench: runs/bench.json  ## Measure speed against alternatives, into nbs/results/bench.json (8 minutes, quiet machine)
+bench: runs/bench.json  ## Measure speed against alternatives, into nbs/results/bench.json (25 minutes, quiet machine)
 	cp $< nbs/results/bench.json
 
 bench-check: runs/bench.json  ## Measure again; fail if a ratio is below 80 % of the committed one

@@ -220,6 +220,7 @@ d = {
             'cxrlt_nb.cli._last_epoch': ('cli.html#_last_epoch', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._leave_memory': ('cli.html#_leave_memory', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._named': ('cli.html#_named', 'cxrlt_nb/cli.py'),
+            'cxrlt_nb.cli._no_gc': ('cli.html#_no_gc', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._notebook': ('cli.html#_notebook', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._option': ('cli.html#_option', 'cxrlt_nb/cli.py'),
             'cxrlt_nb.cli._parameters': ('cli.html#_parameters', 'cxrlt_nb/cli.py'),

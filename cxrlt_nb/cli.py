@@ -459,15 +459,26 @@ def _write_predictions(
 
 
 # %% ../nbs/08_cli.ipynb #a182d2d6
+@contextmanager
+def _no_gc():
+    "No garbage collection during imports, and none later of what they made, because it stays; see `main`"
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
+
+
 def _predict(args: argparse.Namespace):
     "Predict images with the mean of several runs"
-    gc.disable()  # imports make many objects, and all of them stay
-    from cxrlt_nb.cache import _private
-    from cxrlt_nb.predict import predict_images
-    from cxrlt_nb.runs import environment, open_run
+    with _no_gc():
+        from cxrlt_nb.cache import _private
+        from cxrlt_nb.predict import predict_images
+        from cxrlt_nb.runs import environment, open_run
 
-    gc.freeze()
-    gc.enable()
     _check_predict(args)
     points, loss = _points(args), args.calibrate == 'loss'
     options = dict(skip_unreadable=args.skip_unreadable, dicom=args.dicom, any_modality=args.any_modality)
@@ -976,10 +987,11 @@ def main(
         print(f'cxrlt {args.command}: interrupted; run the same command again to resume', file=sys.stderr)
         return 130
     finally:
-        gc.unfreeze()  # what `_predict` has frozen
+        gc.unfreeze()  # what `_no_gc` has frozen
     return 0
 
 
+# %% ../nbs/08_cli.ipynb #5d0c7e12
 def _leave_memory():
     "Leave the memory of the process to the operating system: Python would take seconds to free what imports made"
     gc.freeze()

@@ -80,8 +80,7 @@ FIGURES = {
     'loader at 512 px / bare decoding, one core': _Figure('higher', 0.85, limit=_FLOATS),
     'cache building / PIL in processes': _Figure('higher', 3, limit='decoding the originals takes most of the time'),
     'prediction with TTA / decoding and network': _Figure('higher', 0.85),
-    # Ours takes a tenth of a second, most of it for fresh memory, and that varies by a third from process to process
-    'first batch of 264,849 rows / stock fastai': _Figure('higher', 5, stable=False, limit=_NO_INDEX),
+    'first batch of 264,849 rows / stock fastai': _Figure('higher', 5, limit=_NO_INDEX),
     'MB per loader process at 264,849 rows': _Figure('lower', 100, stable=False),
     'MB of a training at 264,849 rows, beyond one of 2,000': _Figure('lower', 400, stable=False, limit=_COPIES),
     'seconds by rows, power': _Figure('lower', 1.1, stable=False, limit=_CACHES),
